@@ -1,0 +1,1 @@
+"""Argument sections, grouped by subject and shared by commands. Cold."""

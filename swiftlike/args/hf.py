@@ -1,0 +1,69 @@
+"""TrainingArguments fields that are not ours: names and types from the source text of transformers, never imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from swiftlike.core.coerce import coerce, is_none
+
+# fields that training sets itself: accepting them would break it or do nothing
+MANAGED = {
+    "remove_unused_columns": "rows keep every column that their encoding needs",
+    "label_names": "labels are part of a row's encoding",
+    "include_for_metrics": "metrics come from the objective",
+    "local_rank": "set NPROC_PER_NODE; torchrun numbers the processes",
+    "do_train": "training is what this command does",
+    "do_predict": "predictions are not part of training",
+    "neftune_noise_alpha": "noise in the embeddings is not supported (yet)",
+    "use_liger_kernel": "logits are already computed only where they count, in chunks of --logprob_chunk",
+    "gradient_checkpointing_kwargs": "set --gradient_checkpointing",
+    "use_cache": "no cache is kept in training",
+    "label_smoothing_factor": "use the objective's own --label_smoothing",
+    "auto_find_batch_size": "set --batch_size; --dry_run shows what fits",
+    "activation_checkpointing": "set --gradient_checkpointing",
+    "activation_checkpointing_kwargs": "set --gradient_checkpointing",
+}
+_KINDS: tuple[tuple[str, Any], ...] = (
+    ("bool", bool),
+    ("int", int),
+    ("float", float),
+    ("dict", dict[str, Any]),
+    ("list", list[str]),
+    ("str", str),
+)
+
+
+@functools.cache
+def fields() -> dict[str, str]:
+    """Field name -> annotation as written. Empty when transformers is not installed."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return {}
+    source = Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    body = next(node.body for node in classes if node.name == "TrainingArguments")
+    declared = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    return {node.target.id: ast.unparse(node.annotation) for node in declared if isinstance(node.target, ast.Name)}
+
+
+def read(name: str, raw: Any) -> Any:
+    """`raw` as the type of that field. KeyError: no such field. ValueError: not ours to set, or another type."""
+    kind = fields()[name]
+    if name in MANAGED:
+        raise ValueError(f"is set by training itself: {MANAGED[name]}")
+    words = {part.strip().partition("[")[0] for part in kind.split("|")}
+    if "None" in words and is_none(raw):
+        return None
+    known = [reader for word, reader in _KINDS if word in words]
+    for reader in known or [str]:
+        if isinstance(raw, list) and len(raw) == 1 and reader != list[str]:
+            raw = raw[0]
+        try:
+            return coerce(reader, raw)
+        except ValueError as error:
+            reason = error
+    raise ValueError(str(reason))

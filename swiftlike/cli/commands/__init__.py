@@ -1,0 +1,20 @@
+"""The commands by name. A command's module is imported when it is chosen, so this table is all that help needs."""
+
+from __future__ import annotations
+
+from swiftlike.core.declare import Command
+from swiftlike.core.dotted import resolve
+
+COMMANDS = {
+    "sft": ("swiftlike.cli.commands.sft:COMMAND", "Train on good answers (supervised)."),
+    "rlhf": ("swiftlike.cli.commands.rlhf:COMMAND", "Train on preferences: dpo, simpo, orpo, cpo, kto ..."),
+    "check": ("swiftlike.cli.commands.check:COMMAND", "Read data sets and report every row that cannot be used."),
+    "list": ("swiftlike.cli.commands.list:COMMAND", "List models, datasets, losses or flags."),
+    "env": ("swiftlike.cli.commands.env:COMMAND", "Show versions and hardware, for a bug report."),
+}
+
+
+def load(name: str) -> Command:
+    """The declaration of a command."""
+    command: Command = resolve(COMMANDS[name][0])
+    return command

@@ -1,0 +1,109 @@
+"""One process or many: NPROC_PER_NODE and its kin start torch.distributed.run, and each process gets its cards."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from swiftlike.core.errors import UserError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SHARED = "_SWIFTLIKE_DEVICES"  # the list before it was narrowed: a child of a child must not narrow it again
+
+
+@dc.dataclass(frozen=True)
+class Launch:
+    """How many processes run where. `processes` is per machine."""
+
+    processes: int = 1
+    nodes: int = 1
+    node: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The torchrun command that runs `swiftlike argv` in every process."""
+        return [
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *("--nproc_per_node", str(self.processes), "--nnodes", str(self.nodes), "--node_rank", str(self.node)),
+            *("--master_addr", self.address, "--master_port", str(self.port)),
+            *("-m", "swiftlike", *argv),
+        ]
+
+
+def plan(env: Mapping[str, str]) -> Launch | None:
+    """The processes that the environment asks for; None for just this one, or when torchrun already started it."""
+    if "LOCAL_RANK" in env:
+        return None
+    launch = Launch(
+        processes=_number(env, "NPROC_PER_NODE", 1, least=1),
+        nodes=_number(env, "NNODES", 1, least=1),
+        node=_number(env, "NODE_RANK", 0, least=0),
+        address=env.get("MASTER_ADDR") or Launch.address,
+        port=_number(env, "MASTER_PORT", Launch.port, least=1),
+    )
+    if launch.node >= launch.nodes:
+        raise UserError(f"NODE_RANK={launch.node} is not below NNODES={launch.nodes}")
+    return launch if launch.processes > 1 or launch.nodes > 1 else None
+
+
+def _number(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < least:
+        raise UserError(f"{name}={text!r} is not a number of {least} or more")
+    return int(text)
+
+
+def start(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    """Become torchrun when several processes are asked for; otherwise return. Signals then reach torchrun itself."""
+    launch = plan(env)
+    if launch is None:
+        return
+    placement(len(visible_devices(env)), launch.processes, 0)  # a number that cannot be placed fails before launching
+    words = launch.command(argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvp(words[0], words)
+
+
+def placement(visible: int, processes: int, rank: int) -> list[int]:
+    """Positions of the cards of local process `rank`: rank, rank + processes, ...; [] without cards."""
+    if visible == 0:
+        return []
+    if visible < processes or visible % processes:
+        raise UserError(
+            f"{visible} visible cards cannot be shared evenly by NPROC_PER_NODE={processes} processes",
+            hint=f"set {VISIBLE} to a multiple of {processes} cards, or NPROC_PER_NODE to a divisor of {visible}",
+        )
+    return list(range(rank, visible, processes))
+
+
+def visible_devices(env: Mapping[str, str]) -> list[str]:
+    """Names of the cards that this process may use, without importing torch."""
+    if VISIBLE in env:
+        names = [name.strip() for name in env[VISIBLE].split(",")]
+        return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    return [str(at) for at, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))]
+
+
+def narrow_devices(env: MutableMapping[str, str]) -> None:
+    """Leave a local process only its own cards, when there are more cards than processes.
+
+    Call before torch is imported. Afterwards the process counts its share from cuda:0.
+    """
+    if "LOCAL_RANK" not in env or _SHARED in env:
+        return
+    processes, rank = int(env.get("LOCAL_WORLD_SIZE", "1")), int(env["LOCAL_RANK"])
+    names = visible_devices(env)
+    if 1 < processes < len(names):
+        env[_SHARED] = ",".join(names)
+        env[VISIBLE] = ",".join(names[at] for at in placement(len(names), processes, rank))

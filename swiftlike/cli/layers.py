@@ -1,0 +1,134 @@
+"""From the words of a command line to a Run: configuration files, environment, checkpoint, plugins, other flags."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from swiftlike.args import hf, refused
+from swiftlike.args.environment import environment
+from swiftlike.cli.commands import COMMANDS, load
+from swiftlike.cli.normalise import Words, normalise
+from swiftlike.core.coerce import coerce
+from swiftlike.core.declare import Command
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import read_args, read_document
+from swiftlike.core.flags import Flags, nearest
+from swiftlike.core.merge import Extra, Given, Run, merge
+
+_loaded: set[Path] = set()
+
+
+def build_run(command: Command, argv: list[str], env: Mapping[str, str]) -> tuple[Run, Words]:
+    """Everything that a command line, its files and the environment ask for. UserError names every problem."""
+    flags = flags_with_plugins(command, argv, env)
+    words = normalise(argv, flags)
+    layers, problems = _layers(flags, words, env)
+    layers.insert(0, _saved(flags, layers))
+    run = merge(command, layers, flags=flags, extra=_extra(flags), problems=words.problems + problems)
+    return run, words
+
+
+def flags_with_plugins(command: Command, argv: list[str], env: Mapping[str, str]) -> Flags:
+    """The command's flags after the plugins that were asked for have added theirs."""
+    flags = Flags(command)
+    if "plugin" not in flags:
+        return flags
+    layers, _ = _layers(flags, normalise(argv, flags), env)
+    asked = [given.raw for layer in layers for given in layer if given.flag in ("plugin", *_aliases(flags, "plugin"))]
+    paths = [path for raw in asked for path in coerce(list[str], raw)]
+    for path in paths:
+        load_plugin(Path(path))
+    return Flags(command) if paths else flags
+
+
+def _aliases(flags: Flags, name: str) -> tuple[str, ...]:
+    return flags.by_name[name][0].aliases
+
+
+def load_plugin(path: Path) -> None:
+    """Run a user's Python file once, for what it adds to the registries. A missing file is reported later."""
+    path = path.resolve()
+    if path in _loaded or not path.is_file():
+        return
+    spec = importlib.util.spec_from_file_location(f"swiftlike_plugin_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--plugin {path} is not a Python file")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # whatever a user's file raises is shown as theirs
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        raise UserError(f"--plugin {where}: {type(error).__name__}: {error}") from error
+    _loaded.add(path)
+
+
+def _layers(flags: Flags, words: Words, env: Mapping[str, str]) -> tuple[list[list[Given]], list[str]]:
+    found, problems = environment(env, flags.spellings(), lambda flag: bool(_elsewhere(flag, "")))
+    files = [
+        [Given(str(key).replace("-", "_"), value, path) for key, value in read_document(path).items()]
+        for path in words.config
+    ]
+    return [*files, found, words.given], problems
+
+
+def _saved(flags: Flags, layers: Iterable[Iterable[Given]]) -> list[Given]:
+    """What the checkpoint that is continued, or that is the model, remembers of its own training."""
+    asked: dict[str, Any] = {}
+    for given in (given for layer in layers for given in layer):
+        flag = flags.get(given.flag)
+        if flag is not None and flag.name in ("resume_from_checkpoint", "adapters", "model"):
+            asked[flag.name] = given.raw[0] if isinstance(given.raw, list) and given.raw else given.raw
+    for name in ("resume_from_checkpoint", "adapters", "model"):
+        found = read_args(str(asked[name])) if asked.get(name) else None
+        if found:
+            return _restored(flags, *found, continued=name != "model")
+    return []
+
+
+def _restored(flags: Flags, path: Path, saved: Mapping[str, Any], *, continued: bool) -> list[Given]:
+    found: dict[str, Given] = {}
+    for key in sorted(saved, key=lambda key: key not in flags.by_name):  # real names before old spellings of them
+        flag = flags.get(key)
+        if flag is None or saved[key] is None or key in flag.field.metadata["old"] or flag.name in found:
+            continue
+        restore = flag.field.metadata["restore"]
+        if restore is True or (restore == "adapter" and continued):
+            found[flag.name] = Given(key, saved[key], str(path))
+    return list(found.values())
+
+
+def _extra(flags: Flags) -> Extra:
+    """What a key means that no section declares: an old flag, a TrainingArguments field, or a mistake to explain."""
+
+    def extra(flag: str, raw: Any) -> Mapping[str, Any]:
+        try:
+            refused.refuse(flag, raw)
+        except KeyError:
+            pass
+        else:
+            return {}
+        training = "train" in flags.command.sections
+        if training and flag in hf.fields():
+            return {flag: hf.read(flag, raw)}
+        homes = _elsewhere(flag, flags.command.name)
+        if homes:
+            raise ValueError(f"belongs to {' and '.join(homes)}, not to `swiftlike {flags.command.name}`")
+        raise ValueError(f"unknown flag{nearest(flag, (*flags.spellings(), *(hf.fields() if training else ())))}")
+
+    return extra
+
+
+def _elsewhere(spelling: str, here: str) -> list[str]:
+    """Which other commands, and which objective there, a flag belongs to."""
+    homes = []
+    for name in COMMANDS:
+        flags = Flags(load(name)) if name != here else None
+        flag = flags.get(spelling) if flags else None
+        if flags and flag:
+            choices = sorted({one.choice for one in flags.by_name[flag.name]} - {""})
+            homes.append(f"`swiftlike {name}`" + (f" with {' or '.join(choices)}" if choices else ""))
+    return homes

@@ -1,0 +1,147 @@
+"""swiftlike list, and the table of --show_config."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from swiftlike.cli.commands import COMMANDS, load
+from swiftlike.cli.help import shown
+from swiftlike.core.errors import UserError, suggestion
+from swiftlike.core.flags import Flags, word_for
+from swiftlike.core.merge import Run
+
+Entry = dict[str, Any]
+
+
+def run(run: Run) -> None:
+    """Print one kind of things, those whose names match the pattern."""
+    words = run.list.what
+    if not words or len(words) > 2 or words[0] not in _KINDS:
+        wrong = f"unknown list {words[0]!r}{suggestion(words[0], _KINDS)}" if words else "nothing to list"
+        raise UserError(wrong, hint=f"swiftlike list {'|'.join(_KINDS)} [PART OF A NAME] [--json]")
+    entries, show = _KINDS[words[0]]
+    pattern = words[1] if len(words) == 2 else ""
+    found = entries(pattern)
+    if run.list.json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not found:
+        raise UserError(f"no {words[0]} match {pattern!r}", hint=f"swiftlike list {words[0]}")
+    else:
+        typer.echo("\n".join(line for entry in found for line in show(entry)))
+
+
+def _matches(pattern: str, *words: str) -> bool:
+    pattern = pattern.lower().removeprefix("--")
+    wild = pattern if "*" in pattern else f"*{pattern}*"
+    return any(fnmatch.fnmatchcase(word.lower(), wild) for word in words)
+
+
+def models(pattern: str = "") -> list[Entry]:
+    """Model families with their published checkpoints; a family that only some checkpoints match lists those."""
+    from swiftlike.model_registry import MODELS
+
+    found = []
+    for card in MODELS:
+        points = {name: point.hf or point.ms for name, point in card.checkpoints.items()}
+        if not _matches(pattern, card.name, *card.aliases):
+            points = {name: where for name, where in points.items() if _matches(pattern, name, where)}
+            if not points:
+                continue
+        entry = {"name": card.name, "aliases": list(card.aliases), "template": card.template}
+        found.append(entry | {"vision": card.vision is not None, "checkpoints": points})
+    return found
+
+
+def datasets(pattern: str = "") -> list[Entry]:
+    """Registered data sets."""
+    from swiftlike.datasets_registry import DATASETS
+
+    return [
+        {
+            "name": card.name,
+            "aliases": list(card.aliases),
+            "hf": card.hf,
+            "ms": card.ms,
+            "subsets": list(card.known_subsets or card.subsets),
+            "trains": list(card.kinds),
+            "vision": card.vision,
+            "licence": card.licence,
+            "help": card.help,
+        }
+        for card in DATASETS
+        if _matches(pattern, card.name, *card.aliases, card.hf, card.ms)
+    ]
+
+
+def losses(pattern: str = "") -> list[Entry]:
+    """Objectives."""
+    from swiftlike.losses import LOSSES
+
+    return [
+        {
+            "name": card.name,
+            "summary": card.summary,
+            "data": card.data,
+            "reference": bool(card.needs_reference(card.args())),
+            "loss": card.words(card.args()),
+            "paper": card.paper,
+        }
+        for card in LOSSES
+        if _matches(pattern, card.name, card.summary)
+    ]
+
+
+def flag_list(pattern: str = "") -> list[Entry]:
+    """Every flag of every command: type, default by command and choice, other spellings."""
+    found: dict[str, Entry] = {}
+    for name in COMMANDS:
+        for flag in (flag for homes in Flags(load(name)).by_name.values() for flag in homes):
+            if not _matches(pattern, flag.name, *flag.aliases):
+                continue
+            entry = found.setdefault(flag.name, {"name": flag.name, "type": word_for(flag.kind), "help": flag.help})
+            entry.setdefault("aliases", list(flag.aliases))
+            entry.setdefault("defaults", {})[f"{name}, {flag.choice}" if flag.choice else name] = flag.default
+    return [found[name] for name in sorted(found)]
+
+
+def _show_model(entry: Entry) -> list[str]:
+    kind = "vision" if entry["vision"] else "text"
+    lines = [f"{entry['name']}  ({kind}, template {entry['template']})"]
+    return lines + [f"  {name:<36} {where}" for name, where in entry["checkpoints"].items()]
+
+
+def _show_dataset(entry: Entry) -> list[str]:
+    where = entry["hf"] or entry["ms"] or "built in"
+    kind = " ".join([*entry["trains"], *(["vision"] if entry["vision"] else [])])
+    return [f"{entry['name']:<32} {where:<44} {kind}"]
+
+
+def _show_loss(entry: Entry) -> list[str]:
+    needs = f"{entry['data']} rows" + (", reference" if entry["reference"] else "")
+    return [f"{entry['name']:<10} {entry['summary']} ({needs})", f"{'':<10} {entry['loss']}  {entry['paper']}"]
+
+
+def _show_flag(entry: Entry) -> list[str]:
+    values = dict.fromkeys(shown(value) for value in entry["defaults"].values())
+    where = " | ".join(entry["defaults"])
+    lines = [f"--{entry['name']} {entry['type']}  {entry['help']} [{' | '.join(values)}]", f"      {where}"]
+    return lines + ([f"      also {', '.join('--' + name for name in entry['aliases'])}"] if entry["aliases"] else [])
+
+
+_KINDS: dict[str, tuple[Callable[[str], list[Entry]], Callable[[Entry], list[str]]]] = {
+    "models": (models, _show_model),
+    "datasets": (datasets, _show_dataset),
+    "losses": (losses, _show_loss),
+    "flags": (flag_list, _show_flag),
+}
+
+
+def config_table(run: Run) -> str:
+    """Every value of a run and where it came from."""
+    rows = [(flag, shown(value), run.origin.get(flag, "default")) for flag, value in run.flags().items()]
+    return "\n".join(f"{flag:<28} {value:<32} {source}" for flag, value, source in rows)

@@ -1,0 +1,61 @@
+"""Entry point: find the command, hand it its words, end with an exit code.
+
+0 done, 2 something in the user's input is wrong, 130 stopped by the user, 1 anything else (with a traceback).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from swiftlike.cli.app import build_app
+from swiftlike.cli.commands import COMMANDS
+from swiftlike.core.errors import suggestion
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run `swiftlike argv` and end the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        name, rest = _command(words)
+        build_app()(args=[name, "--", *rest] if name else rest, prog_name="swiftlike")
+    except BrokenPipeError:  # `swiftlike rlhf --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _command(words: list[str]) -> tuple[str, list[str]]:
+    """The command and its words; "" when only options of swiftlike itself are given. Ends with 2 when unknown."""
+    if not words or words[0].startswith("-"):
+        _only_options(words)
+        return "", words
+    name, rest = words[0].replace("-", "_"), words[1:]
+    if name == "help":
+        return (rest[0], ["--help", *rest[1:]]) if rest and rest[0] in COMMANDS else ("", ["--help"])
+    if name in COMMANDS:
+        return name, rest
+    from swiftlike.args.rlhf import LossSections  # cold, but a dozen files
+
+    losses = LossSections.names()
+    if name in losses:  # ms-swift v2's `swift dpo`
+        return "rlhf", ["--rlhf_type", name, *rest]
+    typer.echo(
+        f"swiftlike: unknown command {words[0]!r}{suggestion(name, (*COMMANDS, *losses))}\n"
+        f"  commands: {', '.join(COMMANDS)}",
+        err=True,
+    )
+    sys.exit(2)
+
+
+def _only_options(words: list[str]) -> None:
+    known = ("--help", "-h", "--version")
+    wrong = next((word for word in words if word not in known), None)
+    if wrong is not None:
+        typer.echo(f"swiftlike: {wrong} comes after a command: swiftlike COMMAND {' '.join(words)}", err=True)
+        sys.exit(2)

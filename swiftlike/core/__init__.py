@@ -1,0 +1,1 @@
+"""Declarations, configuration, files and errors. Cold: standard library only, knows nothing of machine learning."""

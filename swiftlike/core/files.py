@@ -1,0 +1,175 @@
+"""JSON lines in and out, atomic writes, run folders, and the arguments that a run leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import swiftlike
+from swiftlike.core.errors import UserError
+from swiftlike.core.merge import HIDDEN, Run
+
+ARGS = "args.json"
+_OLD_ARGS = "sft_args.json"  # ms-swift v2
+_FORMAT = 1  # of args.json; a change that old readers would misread raises it
+
+
+def read_jsonl(path: str | Path, on_bad: Callable[[int, str], None] | None = None) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of every line that is not blank.
+
+    A line that is not JSON is handed to `on_bad(line, reason)` and left out; without `on_bad` it is a UserError.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                reason = f"not JSON: {error.msg} at column {error.colno}"
+                if on_bad is None:
+                    raise UserError(f"{path}:{number}: {reason}") from None
+                on_bad(number, reason)
+                continue
+            yield number, value
+
+
+def open_text(path: str | Path) -> IO[str]:
+    """A UTF-8 text file for reading, a byte order mark tolerated. UserError when it cannot be opened."""
+    try:
+        return Path(path).open(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
+    """Write one JSON value per line, atomically. Gives the number of lines."""
+    count = 0
+    with atomic(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def append_jsonl(path: str | Path, row: Any) -> None:
+    """Add one line, in one write, so that a killed run leaves whole lines."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON document, atomically."""
+    with atomic(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name only when it is complete and on disk; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def new_run_folder(output_dir: str | Path, name: str, *, add_version: bool = True, now: float | None = None) -> Path:
+    """Make and give `output_dir/name/vN-YYYYmmdd-HHMMSS`, N one more than the highest there; only rank 0 may call it.
+
+    Without `add_version` it is `output_dir` itself.
+    """
+    if not add_version:
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    parent = Path(output_dir) / re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    while True:
+        versions = [int(match[1]) for entry in parent.iterdir() if (match := re.match(r"v(\d+)-", entry.name))]
+        folder = parent / f"v{max(versions, default=-1) + 1}-{stamp}"
+        with contextlib.suppress(FileExistsError):  # another run took the number a moment ago
+            folder.mkdir()
+            return folder
+
+
+def write_args(folder: str | Path, run: Run) -> Path:
+    """Leave every argument of a run, and where it came from, in `folder/args.json`."""
+    path = Path(folder) / ARGS
+    record = {"format": _FORMAT, "swiftlike": swiftlike.__version__, "command": run.command}
+    write_json(path, record | {"args": run.flags(), "origin": dict(run.origin)})
+    return path
+
+
+def read_args(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The file and the flat arguments that a run left in `folder`, None when there are none. Reads ms-swift's too."""
+    for name in (ARGS, _OLD_ARGS):
+        path = Path(folder) / name
+        if path.is_file():
+            return path, _saved(path)
+    return None
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    record = read_document(path)
+    args = record.get("args") if "format" in record else record
+    if not isinstance(args, Mapping):
+        raise UserError(f"{path} is not a record of arguments")
+    if record.get("format", _FORMAT) > _FORMAT:
+        raise UserError(f"{path} was written by swiftlike {record['swiftlike']}", hint="pip install -U swiftlike")
+    return {flag: value for flag, value in args.items() if value != HIDDEN}
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds one mapping. UserError when it does not."""
+    with open_text(path) as file:
+        text = file.read()
+    try:
+        value = json.loads(text) if Path(path).suffix == ".json" else _yaml(text)
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a mapping of flag names to values")
+    return value
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # tens of milliseconds, so only when a file is given
+
+    class Loader(yaml.SafeLoader):
+        """A safe loader that does not let the second of two equal keys win in silence."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            doubles = sorted({key for key in keys if isinstance(key, str) and keys.count(key) > 1})
+            if doubles:
+                raise ValueError(f"line {node.start_mark.line + 1}: given twice: {', '.join(doubles)}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None

@@ -1,0 +1,260 @@
+"""Groups to one batch of tensors, in the layout the model supports. Nothing after this knows which layout it was.
+
+Shared layout: a group is one row `[prompt | completion 1 | ... | completion K]`. Every completion's positions start
+where the prompt ended; its first token is predicted by the prompt's last one. Split layout: a group is K rows of
+`[prompt | completion]`. Both name, for every counted token, the flat position whose hidden state predicts it, and the
+slot b * K + k that its log-probability belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from swiftlike.data.encode import Encoded, Span
+from swiftlike.data.vision import Adapter, Pixels
+
+PAD = -1  # segment of padding; 0 is the prompt, k + 1 completion k
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Item:
+    """One group of a batch. `pictures` are tensors per entry of `group.images`.
+
+    `partner` is the group whose completion KTO pairs with this prompt to estimate its KL term. `real` is False for
+    the filler that makes batches of several ranks equal: it is computed, but counts nowhere.
+    """
+
+    group: Encoded
+    pictures: tuple[Pixels, ...] = ()
+    partner: Encoded | None = None
+    real: bool = True
+
+
+@dc.dataclass(frozen=True, slots=True)
+class _Line:
+    """One row of tensors before padding."""
+
+    spans: tuple[Span, ...]
+    segments: tuple[int, ...]
+    slots: tuple[int, ...]  # slot of each span's counted tokens, -1 for the prompt
+    item: int
+    parallel: bool  # whether the spans after the first are alternatives to one another
+
+
+@dc.dataclass(frozen=True, slots=True)
+class StandIn:
+    """A picture for batches that have none, where all ranks must run the same modules (ZeRO-3, FSDP, trained towers).
+    It costs `tokens` columns of padding and changes no number."""
+
+    pixels: Pixels
+    tokens: int
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Collator:
+    """`(items) -> dict of tensors`, all of it either flat or padded on the right.
+
+    | key | shape | |
+    | --- | --- | --- |
+    | input_ids | [R, T] | R rows |
+    | segments | [R, T] | -1 pad, 0 prompt, k + 1 completion; where a row has one completion `attention_mask` instead |
+    | position_ids | [R, T] or [3, R, T] | |
+    | predict, targets, slots | [N] | flat position r * T + t, id it predicts, slot of the log-probability |
+    | tokens, present | [B, K] | counted tokens, which completions exist |
+    | prompt_predict, prompt_targets, prompt_rows | [M] | prompt tokens, only with `prompt_nll` |
+    | keys | B lists of K | what a sequence's reference log-probability is stored under, only with `keys` |
+    | scores [B, K]; label, margin, real [B] | | what the data says |
+    """
+
+    pad_id: int
+    layout: str
+    adapter: Adapter | None = None
+    placeholder: int | None = None
+    prompt_nll: bool = False
+    keys: bool = False
+    stand_in: StandIn | None = None
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """One batch."""
+        items = [self._with_partner(item) for item in items]
+        size = max(len(item.group.completions) for item in items)
+        lines = [line for b, item in enumerate(items) for line in self._lines(b, item, size)]
+        length = max(sum(len(span.ids) for span in line.spans) for line in lines)
+        pixels = self._pixels(items, lines)
+        length += self.stand_in.tokens if self.stand_in and not pixels else 0
+        batch = self._tokens(lines, length)
+        batch["position_ids"] = self._positions(items, lines, length)
+        batch |= self._targets(lines, length)
+        batch |= self._facts(items, size)
+        batch |= pixels or self._stand_in(batch["input_ids"])
+        if self.prompt_nll:
+            batch |= self._prompts(lines, length)
+        if self.keys:
+            batch["keys"] = [_keys(item.group) for item in items]
+        return batch
+
+    def _with_partner(self, item: Item) -> Item:
+        """KTO: the partner's completion becomes a second one behind this prompt. Its pictures do not come along."""
+        if item.partner is None:
+            return item
+        other = item.partner.completions[0]
+        keep = np.isin(other.ids, [self.placeholder], invert=True) if other.images else slice(None)
+        borrowed = Span(other.ids[keep], other.counted[keep])
+        group = dc.replace(item.group, completions=(*item.group.completions, borrowed))
+        return dc.replace(item, group=group, partner=None)
+
+    def _lines(self, b: int, item: Item, size: int) -> list[_Line]:
+        group, first = item.group, b * size
+        ks = range(len(group.completions))
+        if self.layout == "shared":
+            slots = (-1, *(first + k for k in ks))
+            return [_Line((group.prompt, *group.completions), (0, *(k + 1 for k in ks)), slots, b, True)]
+        return [_Line((group.prompt, group.completions[k]), (0, 1), (-1, first + k), b, False) for k in ks]
+
+    def _tokens(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
+        ids = np.full((len(lines), length), self.pad_id, np.int64)
+        segments = np.full((len(lines), length), PAD, np.int64)
+        for r, line in enumerate(lines):
+            start = 0
+            for span, segment in zip(line.spans, line.segments, strict=True):
+                stop = start + len(span.ids)
+                ids[r, start:stop], segments[r, start:stop] = span.ids, segment
+                start = stop
+        batch = {"input_ids": torch.from_numpy(ids)}
+        if all(len(line.spans) <= 2 for line in lines):  # one completion a row: ordinary causal attention
+            batch["attention_mask"] = torch.from_numpy((segments != PAD).astype(np.int64))
+        else:
+            batch["segments"] = torch.from_numpy(segments)
+        return batch
+
+    def _targets(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
+        predict, targets, slots = [], [], []
+        for r, line in enumerate(lines):
+            last = r * length + len(line.spans[0].ids) - 1  # the prompt's last token
+            start = len(line.spans[0].ids)
+            for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
+                counted = np.flatnonzero(span.counted)
+                source = r * length + start + counted - 1
+                predict.append(np.where(counted == 0, last, source))
+                targets.append(span.ids[counted])
+                slots.append(np.full(len(counted), slot))
+                start += len(span.ids)
+        return {
+            "predict": torch.from_numpy(np.concatenate(predict).astype(np.int64)),
+            "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+            "slots": torch.from_numpy(np.concatenate(slots).astype(np.int64)),
+        }
+
+    def _prompts(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
+        """Text tokens of each group's prompt, the first one apart: nothing predicts it."""
+        predict, targets, rows, seen = [], [], [], set()
+        for r, line in enumerate(lines):
+            if line.item in seen:
+                continue
+            seen.add(line.item)
+            ids = line.spans[0].ids
+            places = np.arange(1, len(ids))
+            places = places[ids[1:] != (self.placeholder if self.placeholder is not None else -1)]
+            predict.append(r * length + places - 1)
+            targets.append(ids[places])
+            rows.append(np.full(len(places), line.item))
+        return {
+            "prompt_predict": torch.from_numpy(np.concatenate(predict).astype(np.int64)),
+            "prompt_targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+            "prompt_rows": torch.from_numpy(np.concatenate(rows).astype(np.int64)),
+        }
+
+    def _facts(self, items: Sequence[Item], size: int) -> dict[str, torch.Tensor]:
+        tokens = torch.zeros(len(items), size, dtype=torch.long)
+        for b, item in enumerate(items):
+            for k, span in enumerate(item.group.completions):
+                tokens[b, k] = int(span.counted.sum())
+        facts = {"tokens": tokens, "present": tokens > 0, "real": torch.tensor([item.real for item in items])}
+        groups = [item.group for item in items]
+        if groups[0].scores:
+            facts["scores"] = torch.tensor([[*g.scores, *[0.0] * (size - len(g.scores))] for g in groups])
+        if groups[0].label is not None:
+            facts["label"] = torch.tensor([bool(g.label) for g in groups])
+        if any(g.margin is not None for g in groups):
+            facts["margin"] = torch.tensor([g.margin or 0.0 for g in groups])
+        return facts
+
+    def _pixels(self, items: Sequence[Item], lines: list[_Line]) -> Pixels:
+        """Pictures in token order. The split layout shows a prompt's pictures once per row."""
+        if self.adapter is None:
+            return {}
+        order = [items[line.item].pictures[i] for line in lines for span in line.spans for i in span.images]
+        return self.adapter.join(order) if order else {}
+
+    def _stand_in(self, ids: torch.Tensor) -> Pixels:
+        """A blank picture in the padding behind the first row: nothing attends to it, but the tower runs."""
+        if self.stand_in is None or self.adapter is None:
+            return {}
+        ids[0, -self.stand_in.tokens :] = self.placeholder
+        return self.adapter.join([self.stand_in.pixels])
+
+    def _positions(self, items: Sequence[Item], lines: list[_Line], length: int) -> torch.Tensor:
+        mrope = self.adapter is not None and self.adapter.mrope
+        positions = np.zeros((3 if mrope else 1, len(lines), length), np.int64)
+        place: Callable[[Span, Encoded, int], tuple[np.ndarray, int]] = self._grid if mrope else _line
+        for r, line in enumerate(lines):
+            group = items[line.item].group
+            column, ids = 0, line.spans[0]
+            values, after = place(ids, group, 0)
+            positions[:, r, : len(ids.ids)] = values
+            column, begin = len(ids.ids), after
+            for span in line.spans[1:]:
+                values, after = place(span, group, begin)
+                positions[:, r, column : column + len(span.ids)] = values
+                column += len(span.ids)
+                begin = begin if line.parallel else after
+        return torch.from_numpy(positions if mrope else positions[0])
+
+    def _grid(self, span: Span, group: Encoded, start: int) -> tuple[np.ndarray, int]:
+        """M-RoPE: text advances all three axes together; a picture's rows and columns spread over the last two, and
+        what follows continues after its largest position."""
+        out = np.zeros((3, len(span.ids)), np.int64)
+        picture = span.ids == self.placeholder
+        images, t, at = iter(span.images), 0, start
+        while t < len(span.ids):
+            if picture[t]:
+                rows, columns = group.grids[next(images)]
+                n = rows * columns
+                out[:, t : t + n] = at + np.stack([np.zeros(n), np.arange(n) // columns, np.arange(n) % columns])
+                at += max(rows, columns)
+            else:
+                n = int(picture[t:].argmax()) or len(span.ids) - t
+                out[:, t : t + n] = at + np.arange(n)
+                at += n
+            t += n
+        return out, at
+
+
+def _keys(group: Encoded) -> list[bytes]:
+    """A digest of each of the K sequences: ids, which of them count, and the pictures' identity."""
+    pictures = hashlib.blake2b(digest_size=16)
+    for image in group.images:
+        source = image.source
+        pictures.update(source if isinstance(source, bytes) else source.encode())
+        if isinstance(source, str) and len(source) < 4096 and (path := Path(source)).is_file():
+            pictures.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    keys = []
+    for one in group.completions:
+        digest = hashlib.blake2b(pictures.digest(), digest_size=16)
+        for array in (group.prompt.ids, one.ids, one.counted):
+            digest.update(array.tobytes())
+            digest.update(b"|")
+        keys.append(digest.digest())
+    return keys
+
+
+def _line(span: Span, group: Encoded, start: int) -> tuple[np.ndarray, int]:
+    """Ordinary positions."""
+    return np.arange(start, start + len(span.ids)), start + len(span.ids)

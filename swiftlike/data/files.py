@@ -1,0 +1,298 @@
+"""Records out of files and folders, each with where it stands: `file:line`, lines counted from 1 as an editor does.
+
+A record that cannot be read comes as the BadRow that says why, so that the reader goes on behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from swiftlike.core.errors import UserError
+from swiftlike.datasets_registry.card import BadRow
+from swiftlike.datasets_registry.syntax import DATA_SUFFIXES
+
+Record = dict[str, Any] | BadRow
+Records = Iterator[tuple[Record, str]]
+
+MAX_LINE = 256 << 20  # bytes of one JSON line; pictures as base64 fit, a broken file without line ends does not
+_BATCH = 256  # rows of a parquet or arrow file in memory at once
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "args.json")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_HELD_OUT = ("test", "valid", "validation", "eval", "dev")
+
+
+def read(path: Path, split: str = "train") -> Records:
+    """Records of a file, or of every data file of a folder (sorted). UserError when there is nothing to read."""
+    for file in files_of(path, split):
+        yield from read_file(file)
+
+
+def files_of(path: Path, split: str = "train") -> list[Path]:
+    """The data files of a folder, hidden ones and descriptions left out; a file stands for itself.
+
+    Where file names speak of splits (`train-00000.parquet` beside `test-...`), only those of `split` are taken.
+    """
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    for folder, inner, names in os.walk(path):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "_")))
+        here = sorted(name for name in names if _is_data(name))
+        found.extend(Path(folder) / name for name in here)
+    if not found:
+        raise UserError(f"no data files in the folder {path}", hint=f"known are {', '.join(DATA_SUFFIXES)}")
+    words = {file: _words(file, path) for file in found}
+    wanted = [file for file in found if split in words[file]]
+    held_out = [file for file in found if words[file] & {*_HELD_OUT, "train"} - {split}]
+    return wanted if wanted and held_out else found
+
+
+def _is_data(name: str) -> bool:
+    return name.lower().endswith(DATA_SUFFIXES) and not name.startswith((".", "_")) and name not in _NOT_DATA
+
+
+def _words(file: Path, root: Path) -> set[str]:
+    text = str(file.relative_to(root)).lower()
+    return set("".join(letter if letter.isalpha() else " " for letter in text).split())
+
+
+def read_file(path: Path) -> Records:
+    """Records of one file, by its suffix; a file without a known one is looked into."""
+    name = path.name.lower()
+    packed = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    reader = _READERS.get(suffix)
+    try:
+        with _open(path, packed) as file:
+            if reader is None:
+                reader = _sniff(file, path)
+            yield from reader(file, str(path))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield BadRow("compressed file is broken", str(error)), str(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _open(path: Path, packed: bool) -> IO[bytes]:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
+
+
+def _sniff(file: IO[bytes], path: Path) -> Callable[[IO[bytes], str], Records]:
+    start = file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()  # type: ignore[attr-defined]
+    if start[:1] in (b"{", b"["):
+        return _json
+    if start[:4] == b"PAR1":
+        return _parquet
+    raise UserError(f"{path} is of no known type", hint=f"known are {', '.join(DATA_SUFFIXES)}")
+
+
+def _refuse_utf16(start: bytes, name: str) -> None:
+    if start.startswith(_UTF16):
+        raise UserError(f"{name} is UTF-16 text", hint=f"convert it: iconv -f UTF-16 -t UTF-8 {name}")
+
+
+def _jsonl(file: IO[bytes], name: str) -> Records:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if number == 1:
+            _refuse_utf16(line, name)
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.lstrip().startswith(b"["):  # a list in a file called .jsonl
+                file.seek(0)
+                yield from _json(file, name)
+                return
+        origin = f"{name}:{number}"
+        if len(line) > MAX_LINE:
+            _skip_line(file)
+            yield BadRow("line is too long", f"more than {MAX_LINE >> 20} MB"), origin
+        elif line.strip(b" \t\r\n"):
+            yield _record(line), origin
+
+
+def _skip_line(file: IO[bytes]) -> None:
+    while (piece := file.readline(1 << 20)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _record(line: bytes) -> Record:
+    if b"\0" in line:
+        return BadRow("NUL bytes", "the file was not written to its end, or is not text")
+    try:
+        return _object(json.loads(line.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        return BadRow("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
+    except json.JSONDecodeError as error:
+        return BadRow("not JSON", f"{error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return BadRow("not JSON", str(error))
+
+
+def _object(value: Any) -> Record:
+    return value if isinstance(value, dict) else BadRow("not a JSON object", f"it is a {type(value).__name__}")
+
+
+def _json(file: IO[bytes], name: str) -> Records:
+    """A JSON array, or objects one after another (many `.json` files are JSON lines). Read once, decoded piecemeal."""
+    start = file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()  # type: ignore[attr-defined]
+    if start[:1] == b"{" and _first_line_is_whole(file):
+        yield from _jsonl(file, name)
+        return
+    data = file.read()
+    _refuse_utf16(data, name)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        yield BadRow("not UTF-8", f"byte 0x{data[error.start]:02x}"), f"{name}:{line}"
+        return
+    yield from _elements(text, name)
+
+
+def _first_line_is_whole(file: IO[bytes]) -> bool:
+    line = file.readline(MAX_LINE).removeprefix(b"\xef\xbb\xbf")
+    file.seek(0)
+    return isinstance(_record(line), dict)
+
+
+def _elements(text: str, name: str) -> Records:
+    """Elements of an array or a sequence of objects; behind a broken one nothing can be trusted, so reading ends."""
+    decoder = json.JSONDecoder()
+    place, line, counted = _blank(text, 0, ""), 1, 0
+    is_array = text[place : place + 1] == "["
+    place = _blank(text, place + is_array, "")
+    while place < len(text) and not (is_array and text[place] == "]"):
+        line += text.count("\n", counted, place)
+        counted = place
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            at = line + text.count("\n", counted, error.pos) if isinstance(error, json.JSONDecodeError) else line
+            why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            yield BadRow("not JSON", f"{why} on line {at}; the rest of the file is not read"), f"{name}:{line}"
+            return
+        yield _object(value), f"{name}:{line}"
+        place = _blank(text, place, "," if is_array else "")
+    if is_array and place >= len(text):
+        yield BadRow("not JSON", "the list is never closed: the file breaks off"), f"{name}:{text.count(chr(10)) + 1}"
+
+
+def _blank(text: str, place: int, comma: str) -> int:
+    """The next place that is not blank; at most one comma is passed over."""
+    while place < len(text) and (text[place] in " \t\r\n" or text[place] == comma):
+        if text[place] == comma:
+            comma = ""
+        place += 1
+    return place
+
+
+def _table(delimiter: str) -> Callable[[IO[bytes], str], Records]:
+    def rows(file: IO[bytes], name: str) -> Records:
+        _refuse_utf16(file.peek(2)[:2], name)  # type: ignore[attr-defined]
+        csv.field_size_limit(MAX_LINE)  # the standard 128 kB is less than a long answer
+        # Bytes that are not UTF-8 come through as surrogates, so that they can be told with their line.
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.reader(text, delimiter=delimiter)
+        header = [cell.strip() for cell in next(reader, [])]
+        doubles = sorted({column for column in header if header.count(column) > 1})
+        if doubles:
+            raise UserError(f"{name}: two columns have the same name: {', '.join(map(repr, doubles))}")
+        while True:
+            origin = f"{name}:{reader.line_num + 1}"
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRow("not CSV", str(error)), origin
+                continue
+            if cells:
+                yield _cells(header, cells), origin
+
+    return rows
+
+
+def _cells(header: list[str], cells: list[str]) -> Record:
+    if len(cells) != len(header):
+        return BadRow("wrong number of cells", f"{len(cells)} cells under {len(header)} columns")
+    joined = "".join(cells)
+    if "\0" in joined:
+        return BadRow("NUL bytes", "the file was not written to its end, or is not text")
+    if not joined.isascii():
+        try:
+            joined.encode("utf-8")
+        except UnicodeEncodeError as error:
+            return BadRow("not UTF-8", f"byte 0x{ord(joined[error.start]) & 0xFF:02x}")
+    return {column: _cell(column, cell) for column, cell in zip(header, cells, strict=True)}
+
+
+def _cell(column: str, cell: str) -> Any:
+    """CSV has no types: a `label` cell is true or false, lists and objects are JSON, an empty cell is empty text."""
+    if column == "label" and cell.strip().lower() in ("true", "false"):
+        return cell.strip().lower() == "true"
+    if cell[:1] in ("[", "{") and cell[-1:] in ("]", "}"):
+        try:
+            return json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+    return cell
+
+
+def _parquet(file: IO[bytes], name: str) -> Records:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        batches = parquet.ParquetFile(_seekable(file)).iter_batches(batch_size=_BATCH)
+        yield from _batches(batches, name)
+    except pa.ArrowException as error:
+        raise UserError(f"{name} is not a whole parquet file: {error}") from error
+
+
+def _arrow(file: IO[bytes], name: str) -> Records:
+    import pyarrow as pa
+
+    seekable = _seekable(file)
+    try:
+        try:
+            reader = pa.ipc.open_file(seekable)
+            batches: Iterator[Any] = (reader.get_batch(k) for k in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            seekable.seek(0)
+            batches = iter(pa.ipc.open_stream(seekable))
+        yield from _batches(batches, name)
+    except pa.ArrowException as error:
+        raise UserError(f"{name} is not a whole arrow file: {error}") from error
+
+
+def _seekable(file: IO[bytes]) -> IO[bytes]:
+    """Columnar files are read from their end; a packed one has to be unpacked first."""
+    return io.BytesIO(file.read()) if isinstance(file, gzip.GzipFile) else file
+
+
+def _batches(batches: Iterator[Any], name: str) -> Records:
+    number = 0
+    for batch in batches:
+        for record in batch.to_pylist():
+            number += 1
+            yield record, f"{name}:{number}"
+
+
+_READERS: dict[str, Callable[[IO[bytes], str], Records]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}

@@ -1,0 +1,207 @@
+"""`--dataset` to rows: sampling, splitting off validation rows, mixing.
+
+`#N` draws from raw records, so that a sample of ten costs ten rows of work; the drawn records are then read and
+checked, and those that turn out bad are reported, not replaced. Each data set has a generator of its own, so adding one
+does not change what is drawn from the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from swiftlike.core.errors import UserError, suggestion
+from swiftlike.data.check import Pictures, fingerprint
+from swiftlike.data.convert import Converter, refuse_bad_rows
+from swiftlike.data.report import Report
+from swiftlike.data.sources import Source, Table, open_source
+from swiftlike.datasets_registry.custom import register
+from swiftlike.datasets_registry.row import Row
+from swiftlike.datasets_registry.syntax import parse_all
+
+Item = TypeVar("Item")
+
+
+@dc.dataclass(frozen=True)
+class Loaded:
+    """Rows to train and to validate on, and the account of how they came about."""
+
+    train: list[Row]
+    val: list[Row]
+    report: Report
+
+
+def load_rows(data: Any, kind: str, seed: int) -> Loaded:
+    """Rows of `kind` (completion, pair, labelled, ranked) from `data` (a DataArgs), read and checked.
+
+    Deterministic in (data, kind, seed). UserError that lists `file:line: reason` when a row is bad and
+    `data.on_bad_row` is "error", when a set has no usable format, or when nothing is left to train on.
+    """
+    seed = seed if data.dataset_seed is None else data.dataset_seed
+    report = Report()
+    pictures = pictures_of(data)
+    ratio = 0.0 if data.val_dataset else data.dataset_test_ratio
+    parts = [_load(one, ratio) for one in _jobs(data, data.dataset, kind, pictures, report, seed)]
+    held = [_load(one, 1.0) for one in _jobs(data, data.val_dataset, kind, pictures, report, seed)]
+    if data.on_bad_row == "error":
+        refuse_bad_rows(report.problems)
+    train = mix([rows for rows, _ in parts], data.interleave_prob, data.stopping_strategy, seed)
+    val = [row for _, rows in (*parts, *held) for row in rows]
+    train = _capped(train, data.train_dataset_sample, seed)
+    val = _capped(val, data.val_dataset_sample, seed)
+    if data.dataset and not train and ratio < 1:
+        raise UserError(
+            "no rows are left to train on", problems=[line for one in report.datasets for line in one.as_lines()]
+        )
+    for row in train:
+        report.count_characters(row)
+    count_duplicates(report, train)
+    report.pictures.update(pictures.sizes.values())
+    return Loaded(train, val, report)
+
+
+@dc.dataclass(frozen=True)
+class _Job:
+    source: Source
+    converter: Converter
+    generator: random.Random
+
+
+def pictures_of(data: Any) -> Pictures:
+    """The picture checker with the limits of the arguments."""
+    return Pictures(max_bytes=int(data.max_image_size_mb * 2**20))
+
+
+def sources_of(data: Any, items: Sequence[str]) -> list[Source]:
+    """Every data set that the items name, after the user's own sets are registered."""
+    register(data.custom_dataset_info)
+    return [open_source(wanted, data.columns) for wanted in parse_all(items)]
+
+
+def _jobs(data: Any, items: Sequence[str], kind: str, pictures: Pictures, report: Report, seed: int) -> Iterator[_Job]:
+    jobs = [
+        _Job(source, Converter(source, kind, pictures, data.image_root), random.Random(seed))
+        for source in sources_of(data, items)
+    ]
+    for job in jobs:
+        report.datasets.append(job.converter.report)
+        yield job
+        job.converter.refuse_unusable()
+    if jobs:
+        refuse_unknown_columns(data.columns, [job.converter for job in jobs])
+
+
+def refuse_unknown_columns(columns: Mapping[str, str], converters: Sequence[Converter]) -> None:
+    """UserError for a column of `--columns` that no record has."""
+    met = {name for converter in converters for name in converter.renamed}
+    used = any(columns.keys() <= converter.source.columns.keys() for converter in converters)
+    for name in columns if used else ():
+        if name not in met:
+            seen = {theirs for one in converters for mapping in one.report.mappings for theirs in mapping.columns}
+            raise UserError(f"--columns: no record has a column {name!r}{suggestion(name, seen)}")
+
+
+def _load(job: _Job, ratio: float) -> tuple[list[Row], list[Row]]:
+    table = job.source.table()
+    report = job.converter.report
+    report.found = len(table)
+    wanted = job.source.wanted.count
+    if ratio >= 1 and wanted is not None and wanted > len(table):
+        raise UserError(f"{job.source.name}#{wanted}: validation rows are not repeated; there are {len(table)}")
+    train, val = draw(len(table), wanted, ratio, job.generator)
+    if 0 < ratio < 1 and not val:
+        report.notes.append("nothing held out to validate on: there is only one row")
+    rows = _Reader(table, job.converter)
+    trained, held = rows.at(train), rows.at(val)
+    report.train, report.val = len(trained), len(held)
+    report.repeated = len(train) - len(set(train))
+    return trained, held
+
+
+class _Reader:
+    """Reads each record of a table once, however often it is drawn."""
+
+    def __init__(self, table: Table, converter: Converter) -> None:
+        self.table, self.converter = table, converter
+        self.known: dict[int, tuple[Row, ...]] = {}
+
+    def at(self, places: Sequence[int]) -> list[Row]:
+        """The rows at these places, in this order."""
+        found: list[Row] = []
+        for place in places:
+            if place not in self.known:
+                self.known[place] = self.converter.rows(*self.table[place])
+            found.extend(self.known[place])
+        return found
+
+
+def draw(length: int, count: int | None, ratio: float, generator: random.Random) -> tuple[list[int], list[int]]:
+    """Places of (train, val) rows among `length`, as ms-swift splits and samples.
+
+    Validation rows are drawn first: max(int(min(length, count) * ratio), 1) of them, none at ratio 0, all at ratio 1.
+    The rest is brought to `count` less those: the first of a permutation when there are more, whole repeats in order
+    and then a random remainder when there are fewer. A single row is kept for training.
+    """
+    wanted = length if count is None else count
+    if ratio >= 1:
+        return [], _sample(list(range(length)), wanted, generator)
+    held = max(int(min(length, wanted) * ratio), 1) if ratio > 0 and min(length, wanted) > 1 else 0
+    order = generator.sample(range(length), length) if held else []
+    val = order[:held]
+    rest = sorted(order[held:]) if held else list(range(length))
+    return _sample(rest, wanted - held, generator), val
+
+
+def _sample(places: list[int], count: int, generator: random.Random) -> list[int]:
+    if count == len(places) or not places:
+        return places
+    return places * (count // len(places)) + generator.sample(places, len(places))[: count % len(places)]
+
+
+def mix(parts: Sequence[list[Item]], chances: Sequence[float], stopping: str, seed: int) -> list[Item]:
+    """The parts one after another, or drawn from with these chances until one is used up (or every one has been)."""
+    if not chances:
+        return [item for part in parts for item in part]
+    _refuse_chances(chances, len(parts))
+    if any(not part for part in parts):
+        raise UserError("--interleave_prob: a data set has no rows to draw from")
+    generator = random.Random(seed)
+    mixed: list[Item] = []
+    places = [0] * len(parts)
+    used_up: set[int] = set()
+    drawable = {k for k, chance in enumerate(chances) if chance > 0}
+    while True:
+        (k,) = generator.choices(range(len(parts)), weights=chances)
+        mixed.append(parts[k][places[k] % len(parts[k])])
+        places[k] += 1
+        if places[k] >= len(parts[k]):
+            used_up.add(k)
+        if used_up and (stopping == "first_exhausted" or used_up == drawable):
+            return mixed
+
+
+def _refuse_chances(chances: Sequence[float], count: int) -> None:
+    if len(chances) != count:
+        raise UserError(f"--interleave_prob has {len(chances)} numbers for {count} data sets")
+    if min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:
+        raise UserError(f"--interleave_prob: the numbers are chances and sum to 1, not {sum(chances):g}")
+
+
+def _capped(rows: list[Row], most: int, seed: int) -> list[Row]:
+    """At most that many rows (-1: all), drawn at random, in their order."""
+    if most < 0 or len(rows) <= most:
+        return rows
+    kept = sorted(random.Random(seed).sample(range(len(rows)), most))
+    return [rows[place] for place in kept]
+
+
+def count_duplicates(report: Report, rows: Sequence[Row]) -> None:
+    """Count rows that repeat the content of a row from another place (repeats made by `#N` do not count)."""
+    first: dict[bytes, str] = {}
+    for row in rows:
+        seen = first.setdefault(fingerprint(row), row.origin)
+        if seen != row.origin:
+            report.duplicates += 1
+            report.first_duplicate = report.first_duplicate or f"{row.origin} repeats {seen}"

@@ -1,0 +1,170 @@
+"""Messages to text pieces, and text pieces to token ids, by a family's TemplateCard or the checkpoint's own Jinja."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from swiftlike.core.errors import UserError
+from swiftlike.datasets_registry.card import BadRow
+from swiftlike.datasets_registry.row import IMAGE_TAG, Message, Turns
+from swiftlike.model_registry.card import TemplateCard, VisionCard
+from swiftlike.model_registry.render import segments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of templated text. `counted` pieces are what the loss is over."""
+
+    text: str
+    counted: bool
+
+
+class Template:
+    """Chat format of one checkpoint. `card` None means the checkpoint's own Jinja template.
+
+    `system` None keeps the row's system message or else the card's default; any text, the empty one included,
+    replaces the default where a row has no system message of its own.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        card: TemplateCard | None,
+        vision: VisionCard | None = None,
+        system: str | None = None,
+    ) -> None:
+        self.tokenizer, self.card, self.vision = tokenizer, card, vision
+        self.system = system
+        if card is None and not tokenizer.chat_template:
+            raise UserError(
+                "this checkpoint has no chat template of its own",
+                hint="name one: --template chatml (swiftlike list models)",
+            )
+        self._adds_space = self._prefix_space()
+
+    # -- messages to text -------------------------------------------------------------------------------------------
+
+    def pieces(self, prompt: Turns, completion: Turns, every: bool = False, tools: str = "") -> list[Piece]:
+        """Templated text of a prompt and one completion.
+
+        Counted are the completion's assistant turns with their stop text; with `every`, all assistant turns of the
+        prompt too, unless the data says `loss: false`.
+        """
+        messages = self._with_system([*prompt.messages, *completion.messages])
+        first = len(messages) - len(completion.messages)
+        counts = [m.trained and (every or i >= first) for i, m in enumerate(messages) if m.role == "assistant"]
+        messages = [self._marked(message) for message in messages]
+        if self.card is None:
+            return self._jinja(messages, counts, tools)
+        if tools:
+            raise BadRow("tools", f"template {self.card.name} has no place for tool definitions")
+        pieces, answer = [], 0
+        for text, is_answer in segments(self.card, messages):
+            pieces.append(Piece(text, is_answer and counts[answer]))
+            answer += is_answer
+        return pieces
+
+    def prompt_text(self, turns: Turns, tools: str = "") -> str:
+        """Text that a model continues: the turns and the opening of an answer."""
+        messages = [self._marked(message) for message in self._with_system(turns.messages)]
+        if self.card is None:
+            return self._render(messages, tools, opened=True)
+        return "".join(text for text, _ in segments(self.card, messages, add_generation_prompt=True))
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        own = bool(messages) and messages[0].role == "system"
+        default = self.system if self.system is not None else (self.card.default_system if self.card else "")
+        return list(messages) if own or not default else [Message("system", default), *messages]
+
+    def _marked(self, message: Message) -> Message:
+        """`<image>` tags replaced by the family's own picture text, one placeholder each."""
+        if self.vision is None:
+            return message
+        if self.vision.placeholder != IMAGE_TAG and self.vision.placeholder in message.content:
+            raise BadRow("placeholder in text", f"the text contains {self.vision.placeholder}")
+        before, *rest = message.content.split(IMAGE_TAG)
+        for text in rest:
+            gap = "" if text.startswith(self.vision.after) else self.vision.after
+            before += self.vision.image_text + gap + text
+        return dc.replace(message, content=before)
+
+    # -- the checkpoint's own template ------------------------------------------------------------------------------
+
+    def _render(self, messages: Sequence[Message], tools: str, opened: bool) -> str:
+        import json
+
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, tools=json.loads(tools) if tools else None, add_generation_prompt=opened, tokenize=False
+            )
+        except Exception as error:
+            raise BadRow("chat template", f"{type(error).__name__}: {error}") from error
+
+    def _jinja(self, messages: list[Message], counts: list[bool], tools: str) -> list[Piece]:
+        """Cut the rendered conversation at every counted answer: what the answer's turn adds to an opened prompt."""
+        pieces, done, answer = [], "", 0
+        for end, message in enumerate(messages, 1):
+            if message.role != "assistant":
+                continue
+            answer += 1
+            if not counts[answer - 1]:
+                continue
+            before = self._render(messages[: end - 1], tools, opened=True)
+            after = self._render(messages[:end], tools, opened=False)
+            if not (before.startswith(done) and after.startswith(before)):
+                raise BadRow("chat template", "it rewrites earlier turns, so an answer cannot be told from its prompt")
+            pieces += [Piece(before[len(done) :], False), Piece(self._through_stop(after[len(before) :]), True)]
+            done = before + pieces[-1].text
+        return pieces
+
+    def _through_stop(self, text: str) -> str:
+        """An answer ends with its stop token: white space that a template puts after it is not the model's to say."""
+        eos = self.tokenizer.eos_token
+        end = text.rfind(eos) if eos else -1
+        return text if end < 0 or text[end + len(eos) :].strip() else text[: end + len(eos)]
+
+    # -- text to ids ------------------------------------------------------------------------------------------------
+
+    def ids(self, pieces: Sequence[Piece]) -> list[tuple[list[int], bool]]:
+        """Token ids of pieces, each encoded on its own so that no token spans the border of prompt and answer.
+
+        Neighbours that count alike are joined first. A space at the end of a prompt moves to the answer, where
+        tokenizers expect it. Pictures are still single placeholders.
+        """
+        joined: list[Piece] = []
+        for piece in pieces:
+            if joined and joined[-1].counted == piece.counted:
+                joined[-1] = Piece(joined[-1].text + piece.text, piece.counted)
+            else:
+                joined.append(piece)
+        for i in range(len(joined) - 1):
+            if joined[i].text.endswith(" ") and joined[i + 1].counted:
+                joined[i] = Piece(joined[i].text[:-1], joined[i].counted)
+                joined[i + 1] = Piece(" " + joined[i + 1].text, True)
+        out = [(self._encode(piece.text, first=i == 0), piece.counted) for i, piece in enumerate(joined)]
+        bos = self.tokenizer.bos_token_id
+        if self.card is not None and self.card.bos and bos is not None:
+            ids, counted = out[0]
+            out[0] = ([bos, *ids], counted) if not counted else out[0]
+            if counted:
+                out.insert(0, ([bos], False))
+        return out
+
+    def _prefix_space(self) -> bool:
+        """Whether the tokenizer puts a space before text that it is given alone (sentencepiece)."""
+        alone, after = self._raw("x"), self._raw("\nx")
+        return after[len(self._raw("\n")) :] != alone
+
+    def _raw(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _encode(self, text: str, first: bool) -> list[int]:
+        if first or not self._adds_space:
+            return self._raw(text)
+        return self._raw("\n" + text)[len(self._raw("\n")) :]

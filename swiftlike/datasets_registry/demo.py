@@ -1,0 +1,24 @@
+"""Built-in preference data, made on this machine from a seed: a first run needs no download."""
+
+from swiftlike.datasets_registry.card import DatasetCard
+
+TEXT = DatasetCard(
+    name="demo",
+    build="swiftlike.data.demo:text",
+    subsets=("train",),
+    known_subsets=("train", "test"),
+    kinds=("completion", "pair"),
+    licence="Apache-2.0",
+    help="words by kind: 'Which of these is a fruit: plum or hammer?'; 600 pairs, 180 held out",
+)
+
+VISION = DatasetCard(
+    name="demo-vl",
+    build="swiftlike.data.demo:vision",
+    subsets=("train",),
+    known_subsets=("train", "test"),
+    kinds=("completion", "pair"),
+    vision=True,
+    licence="Apache-2.0",
+    help="drawn pictures: 'What colour is the square?'; only the picture tells which answer is true; 720 pairs, 180 held out",
+)

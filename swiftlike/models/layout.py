@@ -1,0 +1,79 @@
+"""Which token may attend to which, for the shared and the split layout, in the form each attention kernel takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PAD = -1
+
+
+def allowed(segments: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
+    """bool [R, 1, T, T], True where query i may attend to key j.
+
+    j comes no later, and lies in the prompt or in i's own completion; with a sliding window also closer than `window`
+    logical positions. Padding sees itself, so that no softmax row is empty.
+    """
+    length = segments.shape[1]
+    query, key = segments[:, :, None], segments[:, None, :]
+    mask = ((key == 0) | (key == query)) & (key != PAD) & (query != PAD)
+    mask &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    if window is not None:
+        mask &= positions[:, :, None] - positions[:, None, :] < window
+    return (mask | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
+
+
+def group_mask(config: Any, segments: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
+    """The `attention_mask` argument of an unmodified transformers model for these segments.
+
+    `positions` is [R, T] (the first axis of M-RoPE positions: windows do not occur there). Models that mix full and
+    sliding layers get one mask per layer type, because a single one would be used for all of them.
+    """
+    text = config.get_text_config()
+    window = _window(text)
+
+    def mask(size: int | None) -> Any:
+        return _for_kernel(allowed(segments, positions, size), text._attn_implementation, dtype)
+
+    types = set(getattr(text, "layer_types", None) or ())
+    if "sliding_attention" in types:
+        return {"full_attention": mask(None), "sliding_attention": mask(window)}
+    if types - {"full_attention"}:
+        raise ValueError(f"layers of types {sorted(types)} cannot take a mask per token")
+    return mask(window)
+
+
+def _window(text: Any) -> int | None:
+    """The sliding window in use. Qwen2 keeps a size in its config that `use_sliding_window` switches off."""
+    if getattr(text, "use_sliding_window", True) is False:
+        return None
+    return getattr(text, "sliding_window", None)
+
+
+def _for_kernel(mask: Tensor, implementation: str, dtype: torch.dtype) -> Any:
+    if implementation == "eager":
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    if implementation == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        dense = mask[:, 0]
+
+        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return dense[b, q, k]
+
+        rows, _, length, _ = mask.shape
+        return create_block_mask(visible, rows, None, length, length, device=str(mask.device))
+    return mask
+
+
+def supports_shared(config: Any, implementation: str) -> str:
+    """Why a model cannot use the shared layout, or an empty string when it can."""
+    text = config.get_text_config()
+    types = set(getattr(text, "layer_types", None) or ())
+    if types - {"full_attention", "sliding_attention"}:
+        return f"it has {', '.join(sorted(types - {'full_attention', 'sliding_attention'}))} layers"
+    if implementation == "flash_attention_2":
+        return "flash_attention_2 takes no mask per token"
+    return ""

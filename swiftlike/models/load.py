@@ -1,0 +1,207 @@
+"""From a name to a folder, a config, a tokenizer and a model. Never runs code that comes with a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from swiftlike.core.dotted import resolve
+from swiftlike.core.errors import UserError
+from swiftlike.core.optional import require
+from swiftlike.model_registry.card import ModelCard, TemplateCard
+from swiftlike.model_registry.match import card_for_config, find
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NATIVE = "swiftlike.models.load:native"
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5")
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint on this machine. `name` is what run folders are called after, `id` what was asked for."""
+
+    name: str
+    id: str
+    folder: Path
+    card: ModelCard
+    template: str
+    loader: str
+
+
+def locate(model: Any, weights: bool = True) -> Source:
+    """Find the checkpoint that `run.model` names; fetch it from a hub when it is not on this machine.
+
+    `weights` False fetches only configuration and tokenizer (`--dry_run`, `check`).
+    """
+    match = find(model.model, model.model_type)
+    if match.builtin is not None:
+        folder = resolve(match.builtin.build)(match.builtin.name)
+        card, template = match.card, match.builtin.template
+    else:
+        folder = _local(match.id_or_path) or _download(match.id_or_path, model, weights)
+        card = match.card or card_for_config(read_config(folder))
+        template = match.checkpoint.template if match.checkpoint and match.checkpoint.template else card.template
+    loader = (match.checkpoint.loader if match.checkpoint else "") or _loader(card, read_config(folder))
+    return Source(
+        name=match.name,
+        id=match.id_or_path,
+        folder=folder,
+        card=card,
+        template=model.template or template,
+        loader=loader,
+    )
+
+
+def _local(name: str) -> Path | None:
+    path = Path(name).expanduser()
+    return path if path.is_dir() else None
+
+
+def _loader(card: ModelCard, config: dict[str, Any]) -> str:
+    published = "InternVLChatModel" in (config.get("architectures") or ())
+    return "swiftlike.models.internvl_chat:load" if published else card.loader
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json: it is not a model folder")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _download(name: str, model: Any, weights: bool) -> Path:
+    ignore = [] if weights else list(WEIGHTS)
+    try:
+        if model.use_hf:
+            from huggingface_hub import snapshot_download
+
+            ignore += ["*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*", "consolidated*"]
+            return Path(snapshot_download(name, revision=model.model_revision, ignore_patterns=ignore))
+        hub = require("modelscope", because="--use_hf false", extra="modelscope")
+        return Path(hub.snapshot_download(name, revision=model.model_revision, ignore_patterns=ignore or None))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot fetch {name!r}: {reason}", hint="give a local folder with --model, or see `swiftlike list models`"
+        ) from error
+
+
+def load_config(source: Source) -> Any:
+    """The transformers config, converted where the checkpoint is stored in another layout."""
+    if source.loader != NATIVE:
+        return resolve(source.loader.partition(":")[0] + ":convert_config")(read_config(source.folder))
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token."""
+    if source.loader != NATIVE:
+        tokenizer = importlib.import_module(source.loader.partition(":")[0]).tokenizer(source.folder)
+    else:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def load_template(source: Source) -> TemplateCard | None:
+    """The template card, None for the checkpoint's own Jinja template."""
+    from swiftlike.model_registry import TEMPLATES
+
+    return None if source.template == "chat_template" else TEMPLATES.get(source.template)
+
+
+def load_image_processor(source: Source) -> Any:
+    """The image processor where the checkpoint needs its own, None to read it from the folder."""
+    if source.loader == NATIVE:
+        return None
+    return importlib.import_module(source.loader.partition(":")[0]).image_processor(source.folder)
+
+
+def choose_dtype(requested: str, full: bool) -> torch.dtype:
+    """`auto`: bfloat16 where the device computes in it, else float16, float32 on CPU (and for full float16 training,
+    whose weights must not be halves)."""
+    if requested != "auto":
+        dtype = DTYPES[requested]
+    elif torch.cuda.is_available():
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    else:
+        dtype = torch.float32
+    return torch.float32 if full and dtype == torch.float16 else dtype
+
+
+def choose_attention(source: Source, config: Any, requested: str | None) -> str:
+    """The attention implementation: the family's first, or the requested one when the family allows it.
+
+    Soft-capped attention scores exist in the eager implementation only (others drop the cap without a word).
+    """
+    allowed = source.card.attention
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        allowed = ("eager",)
+    if requested is None:
+        return allowed[0]
+    if requested not in (*allowed, "flex_attention") or (allowed == ("eager",) and requested != "eager"):
+        raise UserError(f"--attn_impl {requested} is not exact for {source.card.name}; use {' or '.join(allowed)}")
+    return requested
+
+
+def load_model(source: Source, **keywords: Any) -> PreTrainedModel:
+    """Weights included. Keywords are those of `from_pretrained` (dtype, attn_implementation, device_map, ...)."""
+    model = resolve(source.loader)(source.folder, **keywords)
+    model.config.use_cache = False
+    return model
+
+
+def native(folder: Path, **keywords: Any) -> PreTrainedModel:
+    """A checkpoint that transformers knows itself."""
+    return auto_class(folder).from_pretrained(folder, local_files_only=True, trust_remote_code=False, **keywords)
+
+
+def auto_class(folder: Path) -> Any:
+    """The auto class for a checkpoint folder: with pictures where its config has them."""
+    return _auto_class(read_config(folder).get("model_type"))
+
+
+def _auto_class(model_type: str | None) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    vision = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForImageTextToText if vision else AutoModelForCausalLM
+
+
+def skeleton(config: Any) -> PreTrainedModel:
+    """The model without weights (meta device), to count and plan with."""
+    with torch.device("meta"):
+        return _auto_class(config.model_type).from_config(config)
+
+
+def quantization(bits: int, method: str, dtype: torch.dtype) -> dict[str, Any]:
+    """`from_pretrained` keywords for training on quantised weights (QLoRA)."""
+    if not bits:
+        return {}
+    require("bitsandbytes", because=f"--quant_bits {bits}", extra="quant")
+    if method != "bnb":
+        raise UserError(f"--quant_method {method} is not supported for training; use bnb")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    }

@@ -1,0 +1,223 @@
+"""Log-probabilities of chosen tokens without ever holding [tokens, vocabulary] logits.
+
+The language-model head runs only where a token is predicted, in chunks, fused with the log-softmax gather. It is done
+inside the head module's own `forward`, so that DDP, FSDP and ZeRO hooks gather its weight as they always do.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swiftlike.models.layout import group_mask
+
+Scores = tuple[Tensor, Tensor]  # log-probabilities [N] float32, mean logit [N] float32 without gradient
+
+
+def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
+    logits = nn.functional.linear(hidden, weight, bias)
+    logits = logits.double() if logits.dtype == torch.float64 else logits.float()
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+class _Trained(torch.autograd.Function):
+    """Head with gradient: logits are made again in backward, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: Any) -> Scores:
+        chunk, cap = options
+        logps, means, sums = [], [], []
+        for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            logits = _chunk_logits(part, weight, bias, cap)
+            total = logits.logsumexp(-1)
+            logps.append(logits.gather(1, wanted[:, None]).squeeze(1) - total)
+            means.append(logits.mean(-1))
+            sums.append(total)
+        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(sums))
+        ctx.options = options
+        mean = torch.cat(means)
+        ctx.mark_non_differentiable(mean)
+        return torch.cat(logps), mean
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _mean: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, total = ctx.saved_tensors
+        chunk, cap = ctx.options
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=total.dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=total.dtype) if needs_bias and bias is not None else None
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = _chunk_logits(hidden[part], weight, bias, cap)
+            slope = None if cap is None else 1 - (logits / cap).square()
+            wrong = logits.sub_(total[part, None]).exp_().mul_(-grad[part, None])
+            wrong.scatter_add_(1, targets[part, None], grad[part, None])
+            if slope is not None:
+                wrong.mul_(slope)
+            if grad_bias is not None:
+                grad_bias += wrong.sum(0)
+            if grad_weight is not None:
+                grad_weight.addmm_(wrong.T, hidden[part].to(wrong.dtype))
+            if grad_hidden is not None:
+                grad_hidden[part] = wrong.to(weight.dtype) @ weight
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+            None,
+            None,
+        )
+
+
+class _Frozen(torch.autograd.Function):
+    """Frozen head (LoRA): d logp / d hidden does not depend on the loss, so it is made in forward, [tokens, hidden],
+    and no logits are computed a second time."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: Any) -> Scores:
+        chunk, cap = options
+        logps, means = [], []
+        slopes = torch.empty_like(hidden)
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = _chunk_logits(hidden[part], weight, bias, cap)
+            total = logits.logsumexp(-1, keepdim=True)
+            wanted = targets[part, None]
+            picked = logits.gather(1, wanted)
+            logps.append((picked - total).squeeze(1))
+            means.append(logits.mean(-1))
+            slope = None if cap is None else 1 - (logits / cap).square()
+            wrong = logits.sub_(total).exp_().neg_()
+            wrong.scatter_add_(1, wanted, torch.ones_like(picked))
+            if slope is not None:
+                wrong.mul_(slope)
+            slopes[part] = wrong.to(weight.dtype) @ weight
+        ctx.save_for_backward(slopes)
+        mean = torch.cat(means)
+        ctx.mark_non_differentiable(mean)
+        return torch.cat(logps), mean
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _mean: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad[:, None].to(slopes.dtype), None, None, None, None
+
+
+def token_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    chunk: int = 256,
+    cap: float | None = None,
+) -> Scores:
+    """Log-probabilities of `targets` [N] under `softmax(cap * tanh((hidden @ weight.T + bias) / cap))`.
+
+    `hidden` [N, H], `weight` [V, H]. Memory beyond the inputs is `chunk` rows of logits. Log-softmax runs in float32
+    (float64 for float64 inputs).
+    """
+    if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
+        with torch.no_grad():
+            return _forward_only(hidden, weight, bias, targets, chunk, cap)
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    return (_Trained if trained else _Frozen).apply(hidden, weight, bias, targets, (chunk, cap))
+
+
+def _forward_only(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, cap: float | None
+) -> Scores:
+    logps, means = [], []
+    for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        logits = _chunk_logits(part, weight, bias, cap)
+        logps.append(logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(-1))
+        means.append(logits.mean(-1))
+    return torch.cat(logps), torch.cat(means)
+
+
+# -- the model's side ---------------------------------------------------------------------------------------------
+
+
+def add_scoring(model: nn.Module, chunk: int = 256) -> None:
+    """Teach a causal or image-text model to score tokens: `model(**batch, targets=...)` gives Scores.
+
+    Without `targets` its forward is what it was, so generation and everything else stays. The two replaced methods
+    belong to this instance only; wrapping engines (PEFT, DDP, FSDP, DeepSpeed) call through them.
+    """
+    head = model.get_output_embeddings()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    plain_head, plain_forward = head.forward, model.forward
+
+    def head_forward(self: nn.Module, hidden: Tensor, targets: Tensor | None = None) -> Any:
+        if targets is None:
+            return plain_head(hidden)
+        return token_logps(hidden, self.weight, targets, bias=getattr(self, "bias", None), chunk=chunk, cap=cap)
+
+    def forward(self: nn.Module, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
+        if targets is None:
+            return plain_forward(*args, **kwargs)
+        return score(self, targets=targets, **kwargs)
+
+    head.forward = types.MethodType(head_forward, head)
+    model.forward = types.MethodType(forward, model)
+
+
+def score(  # noqa: PLR0913 - the tensors of a batch, by name
+    model: nn.Module,
+    *,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    predict: Tensor,
+    targets: Tensor,
+    segments: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **vision: Tensor,
+) -> Scores:
+    """One forward pass of the trunk, then the head at the predicting positions only."""
+    trunk = getattr(model, model.base_model_prefix)
+    if segments is not None:
+        logical = position_ids if position_ids.ndim == 2 else position_ids[0]
+        attention_mask = group_mask(model.config, segments, logical, model.dtype)
+    hidden = trunk(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        use_cache=False,
+        **vision,
+    ).last_hidden_state
+    return model.get_output_embeddings()(hidden.flatten(0, 1)[predict], targets)
+
+
+NOT_MODEL = ("slots", "tokens", "present", "real", "scores", "label", "margin", "keys")
+PROMPT = ("prompt_predict", "prompt_targets", "prompt_rows")
+
+
+def model_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The part of a batch that the model sees; prompt tokens, when asked for, ride along behind the completions'."""
+    inputs = {name: value for name, value in batch.items() if name not in (*NOT_MODEL, *PROMPT)}
+    if "prompt_predict" in batch:
+        inputs["predict"] = torch.cat([batch["predict"], batch["prompt_predict"]])
+        inputs["targets"] = torch.cat([batch["targets"], batch["prompt_targets"]])
+    return inputs
+
+
+def group_logps(scores: Scores, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Token log-probabilities to `policy` [B, K] sums and `logits` [B, K] mean logits, and `prompt_nll`,
+    `prompt_tokens` [B] where the batch asked for them."""
+    logps, logits = scores
+    rows, size = batch["tokens"].shape
+    n = len(batch["slots"])
+    zeros = logps.new_zeros(rows * size)
+    out = {
+        "policy": zeros.index_add(0, batch["slots"], logps[:n]).view(rows, size),
+        "logits": zeros.index_add(0, batch["slots"], logits[:n].to(logps.dtype)).view(rows, size)
+        / batch["tokens"].clamp(min=1),
+    }
+    if "prompt_rows" in batch:
+        out["prompt_nll"] = -logps.new_zeros(rows).index_add(0, batch["prompt_rows"], logps[n:])
+        out["prompt_tokens"] = torch.bincount(batch["prompt_rows"], minlength=rows)
+    return out

@@ -1,0 +1,63 @@
+"""Which devices a process owns, and how a model is spread over them. Pure arithmetic on counts: no device is touched."""
+
+from __future__ import annotations
+
+import os
+
+from swiftlike.core.errors import UserError
+
+
+def own_devices(visible: int, processes: int, rank: int) -> list[int]:
+    """Devices of local process `rank`: every `processes`-th visible one. Empty without devices.
+
+    With one process that is all of them (device map), with as many processes as devices one each (DDP), with fewer
+    processes a share (DDP and device map together).
+    """
+    if visible == 0:
+        return []
+    if visible % processes:
+        raise UserError(
+            f"{visible} visible devices cannot be shared evenly by NPROC_PER_NODE={processes} processes",
+            hint="set CUDA_VISIBLE_DEVICES to a multiple of NPROC_PER_NODE",
+        )
+    return list(range(rank, visible, processes))
+
+
+def local_processes() -> tuple[int, int]:
+    """(local rank, local processes) as torchrun says, (0, 1) without it."""
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def device_map(requested: str | None, max_memory: dict[str, str], sharded: bool) -> dict[str, object]:
+    """`from_pretrained` keywords that place a model on this process's devices.
+
+    `sharded` engines (ZeRO-3, FSDP) place parameters themselves. One device needs no map. Several get a balanced one
+    over just these devices, and accelerate is told that a mapped model under DDP is meant.
+    """
+    import torch
+
+    if sharded:
+        return {}
+    rank, processes = local_processes()
+    mine = own_devices(torch.cuda.device_count(), processes, rank)
+    if requested:
+        return {"device_map": _parse(requested), **({"max_memory": _limits(max_memory)} if max_memory else {})}
+    if len(mine) <= 1:
+        return {}
+    if processes > 1:
+        os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
+    limits = _limits(max_memory) or {d: torch.cuda.mem_get_info(d)[0] * 9 // 10 for d in mine}
+    return {"device_map": "auto", "max_memory": {d: limits.get(d, 0) for d in mine}}
+
+
+def _limits(max_memory: dict[str, str]) -> dict[int | str, str]:
+    return {int(name) if name.isdigit() else name: amount for name, amount in max_memory.items()}
+
+
+def _parse(requested: str) -> object:
+    import json
+    from pathlib import Path
+
+    if requested.endswith(".json"):
+        return json.loads(Path(requested).read_text(encoding="utf-8"))
+    return json.loads(requested) if requested.startswith("{") else requested

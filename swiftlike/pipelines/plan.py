@@ -1,0 +1,118 @@
+"""What a run will do and need, worked out from shapes: `--dry_run`, and the lines every run starts with."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+from typing import Any
+
+from swiftlike.core.log import world_size
+from swiftlike.core.merge import Run
+from swiftlike.data.encode import Encoded
+from swiftlike.losses.base import LossCard
+from swiftlike.models.load import skeleton
+from swiftlike.models.tuning import add_lora, freeze
+from swiftlike.pipelines.prepare import Checkpoint
+from swiftlike.pipelines.preview import lengths, quantiles
+from swiftlike.pipelines.settings import total_steps
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+GIB = 2**30
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Counts of a run. Memory in bytes per device, disk in bytes."""
+
+    parameters: int
+    trainable: int
+    steps: int
+    groups: int
+    tokens: dict[str, dict[str, int]]
+    memory: dict[str, int]
+    disk: int
+
+    @property
+    def peak(self) -> int:
+        """Estimated peak memory of one device."""
+        return sum(self.memory.values())
+
+    def lines(self) -> list[str]:
+        """For people."""
+        share = 100 * self.trainable / max(self.parameters, 1)
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items())
+        tokens = [f"{name} tokens: p50 {q['p50']}, p95 {q['p95']}, max {q['max']}" for name, q in self.tokens.items()]
+        return [
+            f"parameters: {self.parameters:,}, trained: {self.trainable:,} ({share:.3f} %)",
+            f"training groups: {self.groups:,}, optimiser steps: {self.steps:,}",
+            *tokens,
+            f"estimated peak memory per device: {self.peak / GIB:.2f} GiB ({parts})",
+            f"estimated disk for kept checkpoints: {self.disk / GIB:.3f} GiB",
+        ]
+
+
+def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence[Encoded]) -> Plan:
+    """Build the model without weights and count."""
+    model = skeleton(checkpoint.config)
+    whole = sum(p.numel() for p in model.parameters())
+    if run.tuner.sft_type == "lora":
+        model = add_lora(model, checkpoint.source.card, dc.replace(run.tuner, adapters=[]), dropout=card.dropout)
+    else:
+        freeze(model, checkpoint.source.card, run.tuner)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = 16 if run.tuner.sft_type == "lora" else 3 * BYTES[run.model.torch_dtype]
+    kept = run.train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
+    saved = trainable * (4 + 8) if run.tuner.sft_type == "lora" else whole * 3 * BYTES[run.model.torch_dtype]
+    return Plan(
+        parameters=whole,
+        trainable=trainable,
+        steps=total_steps(run, len(groups)),
+        groups=len(groups),
+        tokens={name: quantiles(values) for name, values in lengths(groups, checkpoint).items()},
+        memory=_memory(run, checkpoint, card, groups, {"whole": whole, "state": trainable * state}),
+        disk=kept * saved,
+    )
+
+
+def _memory(
+    run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence[Encoded], weights: dict[str, int]
+) -> dict[str, int]:
+    """Weights (with a second copy where the reference needs one), gradients and optimiser, activations of the largest
+    batch, one chunk of logits. Activations follow the usual count of 34 hidden sizes per token and layer, of which
+    gradient checkpointing keeps one per layer and all of a single layer."""
+    text = checkpoint.config.get_text_config()
+    width = BYTES[run.model.torch_dtype]
+    copies = 2 if card.needs_reference(run.loss) and run.tuner.sft_type == "full" else 1
+    per_weight = {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
+    shared = checkpoint.layout == "shared"
+    longest = max(((g.shared_length if shared else g.longest * len(g.completions)) for g in groups), default=0)
+    tokens = longest * run.train.batch_size
+    layers, hidden = text.num_hidden_layers, text.hidden_size
+    kept = (layers + 34) if run.train.gradient_checkpointing else 34 * layers
+    devices = max(world_size(), 1) if run.train.deepspeed in ("zero3", "zero3_offload") or run.train.fsdp else 1
+    return {
+        "weights": int(weights["whole"] * per_weight * copies / devices),
+        "gradients and optimiser": weights["state"] // devices,
+        "activations": tokens * hidden * kept * width,
+        "logits": min(run.train.logprob_chunk, tokens) * text.vocab_size * 4 * 2,
+    }
+
+
+def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:
+    """What is trained, in words: the first lines of every run."""
+    tuner, train = run.tuner, run.train
+    how = f"LoRA rank {tuner.lora_rank} on {' '.join(tuner.lora_target_modules)}" if tuner.sft_type == "lora" else "all weights"
+    step = train.batch_size * train.gradient_accumulation_steps * world_size()
+    return [
+        f"model = {checkpoint.source.name} ({checkpoint.source.id or checkpoint.source.folder}), template {checkpoint.source.template}",
+        f"loss = {card.words(run.loss)}",
+        f"training {how}, {run.model.torch_dtype}, attention {checkpoint.attention}",
+        f"step = {step} groups ({train.batch_size} x {train.gradient_accumulation_steps} accumulated x {world_size()} ranks), "
+        f"learning rate {train.learning_rate:g}",
+        f"layout = {checkpoint.layout}: {checkpoint.layout_reason}",
+    ]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """For programs."""
+    return dc.asdict(plan) | {"peak": plan.peak}

@@ -1,0 +1,148 @@
+"""Everything before weights: the checkpoint's facts, the rows, the groups. `train`, `check` and `--dry_run` share it."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.log import get_logger
+from swiftlike.core.merge import Run
+from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.template import Template
+from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
+from swiftlike.datasets_registry.card import BadRow
+from swiftlike.datasets_registry.row import Row
+from swiftlike.models.layout import supports_shared
+from swiftlike.models.load import (
+    Source,
+    choose_attention,
+    load_config,
+    load_image_processor,
+    load_template,
+    load_tokenizer,
+    locate,
+)
+
+log = get_logger(__name__)
+SHOWN = 20  # bad rows listed in full in an error
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint without its weights."""
+
+    source: Source
+    config: Any
+    tokenizer: Any
+    template: Template
+    adapter: Adapter | None
+    image_processor: Any
+    attention: str
+    layout: str
+    layout_reason: str
+
+
+def open_checkpoint(run: Run, weights: bool) -> Checkpoint:
+    """Read configuration, tokenizer and image processing of the model that the run names."""
+    source = locate(run.model, weights)
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    vision, processor = source.card.vision, load_image_processor(source)
+    data = run.data
+    budget = ImageBudget(data.max_pixels, data.min_pixels, data.max_image_tokens, data.max_tiles)
+    adapter = load_adapter(vision, source.folder, config, budget, processor) if vision else None
+    if vision is None and any(dc.astuple(budget)):
+        raise UserError(f"--max_pixels and its like are for vision models; {source.name} reads text only")
+    attention = choose_attention(source, config, run.model.attn_impl)
+    requested = run.train.layout if "train" in run.sections else "auto"
+    layout, reason = choose_layout(requested, source, config, attention)
+    template = Template(tokenizer, load_template(source), vision, run.model.system)
+    return Checkpoint(
+        source=source,
+        config=config,
+        tokenizer=tokenizer,
+        template=template,
+        adapter=adapter,
+        image_processor=processor,
+        attention=attention,
+        layout=layout,
+        layout_reason=reason,
+    )
+
+
+def choose_layout(requested: str, source: Source, config: Any, attention: str) -> tuple[str, str]:
+    """(layout, why)."""
+    against = supports_shared(config, attention)
+    if "shared" not in source.card.layouts:
+        against = f"{source.card.name} models cannot take it"
+    if requested == "shared" and against:
+        raise UserError(f"--layout shared is not possible: {against}", hint="use --layout auto")
+    if requested != "auto":
+        return requested, "--layout"
+    return ("split", against) if against else ("shared", "each prompt is computed once for all its completions")
+
+
+def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
+    """What turns this run's rows into groups. `every`: all assistant turns count, as in SFT."""
+    data = run.data
+    return Encoder(
+        template=checkpoint.template,
+        adapter=checkpoint.adapter,
+        max_length=data.max_length,
+        truncation=data.truncation_strategy or "delete",
+        every=every,
+        image_root=Path(data.image_root) if data.image_root else None,
+    )
+
+
+@dc.dataclass(frozen=True, slots=True)
+class Problem:
+    """A row that cannot be used."""
+
+    origin: str
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.kind}" + (f": {self.detail}" if self.detail else "")
+
+
+def encode_rows(encode: Encoder, rows: Iterable[Row]) -> tuple[list[Encoded], list[Problem]]:
+    """Groups of the rows that can be used, and what is wrong with the others."""
+    groups, problems = [], []
+    for row in rows:
+        try:
+            groups.append(encode(row))
+        except BadRow as error:
+            problems.append(Problem(row.origin, error.kind, error.detail))
+    return groups, problems
+
+
+def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
+    """Stop because of bad rows, or say how many are left out and why."""
+    if not problems:
+        return
+    counts = Counter(problem.kind for problem in problems)
+    first = {problem.kind: problem for problem in reversed(problems)}
+    lines = [f"{count} x {kind}, first: {first[kind]}" for kind, count in counts.most_common()]
+    chosen = run.data.truncation_strategy == "delete" and set(counts) == {"longer than max_length"}
+    if run.data.on_bad_row == "error" and not chosen:
+        hint = "leave them out with --on_bad_row drop"
+        if "longer than max_length" in counts:
+            hint += ", or raise --max_length, or cut text with --truncation_strategy left|right"
+        raise UserError(f"{len(problems)} {what} rows cannot be used:", hint=hint, problems=lines[:SHOWN])
+    for line in lines:
+        log.warning("%s rows left out: %s", what, line)
+
+
+def digest(groups: Sequence[Encoded], *settings: Any) -> str:
+    """What a checkpoint remembers of its data: every token, in order, and the settings that decide the order."""
+    out = hashlib.blake2b(repr(settings).encode(), digest_size=16)
+    for group in groups:
+        for span in (group.prompt, *group.completions):
+            out.update(span.ids.tobytes())
+    return out.hexdigest()

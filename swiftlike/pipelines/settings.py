@@ -1,0 +1,134 @@
+"""What flags leave open is decided here, once, and said aloud; and flags become TrainingArguments."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.log import world_size
+from swiftlike.core.merge import Run
+from swiftlike.models.load import choose_dtype
+
+STEP = 16  # groups that an optimiser step is filled up to by default
+
+
+def derive(run: Run, rows: int, pictures: bool) -> Run:
+    """The run with every open value decided. `rows` is the number of training groups, 0 when streamed."""
+    train, full = run.train, run.tuner.sft_type == "full"
+    values: dict[str, Any] = {}
+    if train.gradient_accumulation_steps is None:
+        values["gradient_accumulation_steps"] = max(1, math.ceil(STEP / (train.batch_size * world_size())))
+    if train.learning_rate is None:
+        values["learning_rate"] = 1e-5 if full else 1e-4
+    if train.eval_batch_size is None:
+        values["eval_batch_size"] = train.batch_size
+    if train.eval_steps is None:
+        values["eval_steps"] = 200 if full else 50
+    if train.save_steps is None:
+        values["save_steps"] = values.get("eval_steps", train.eval_steps)
+    if run.model.torch_dtype == "auto":
+        values["torch_dtype"] = str(choose_dtype("auto", full)).removeprefix("torch.")
+    if run.data.dataset_seed is None:
+        values["dataset_seed"] = train.seed
+    if run.origin.get("dataloader_num_workers", "default") == "default" and not pictures:
+        values["dataloader_num_workers"] = 0  # rows are tokens already: a worker would only copy them
+    return run.replace("derived", **values) if values else run
+
+
+def total_steps(run: Run, rows: int) -> int:
+    """Optimiser steps of a run over `rows` groups."""
+    if run.train.max_steps > 0:
+        return run.train.max_steps
+    batches = math.ceil(rows / (run.train.batch_size * world_size()))
+    per_epoch = max(1, math.ceil(batches / run.train.gradient_accumulation_steps))
+    return math.ceil(per_epoch * run.train.num_train_epochs)
+
+
+def interval(value: float, steps: int) -> int:
+    """`--eval_steps 0.2` is a share of the run."""
+    return max(1, math.ceil(value * steps)) if value < 1 else int(value)
+
+
+def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, vision_trained: bool) -> Any:
+    """transformers.TrainingArguments of a run whose open values are decided."""
+    from transformers import TrainingArguments
+
+    train = run.train
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "runs"))
+    half = {"bf16": run.model.torch_dtype == "bfloat16", "fp16": run.model.torch_dtype == "float16"}
+    if half["fp16"] and not torch.cuda.is_available():
+        raise UserError("--torch_dtype float16 needs a GPU", hint="use bfloat16 or float32 on a CPU")
+    same = (
+        "num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1 "
+        "adam_beta2 adam_epsilon max_grad_norm optim gradient_checkpointing seed logging_steps logging_first_step "
+        "save_strategy save_total_limit save_only_model load_best_model_at_end run_name "
+        "dataloader_num_workers ignore_data_skip ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo"
+    ).split()
+    values = {name: getattr(train, name) for name in same} | half
+    values |= {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": train.batch_size,
+        "per_device_eval_batch_size": train.eval_batch_size,
+        "eval_strategy": train.eval_strategy if evaluates else "no",
+        "eval_steps": interval(train.eval_steps, steps),
+        "save_steps": interval(train.save_steps, steps),
+        "warmup_steps": train.warmup_steps or math.ceil(train.warmup_ratio * steps),
+        "report_to": train.report_to or "none",
+        "data_seed": run.data.dataset_seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "ddp_find_unused_parameters": vision_trained,
+        "remove_unused_columns": False,
+        "label_names": [],
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+        "metric_for_best_model": "loss" if evaluates else None,
+        "greater_is_better": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    values |= engine(run)
+    return TrainingArguments(**(values | dict(run.hf)))
+
+
+def engine(run: Run) -> dict[str, Any]:
+    """DeepSpeed or FSDP keywords."""
+    values: dict[str, Any] = {}
+    if run.train.deepspeed:
+        values["deepspeed"] = deepspeed_config(run.train.deepspeed, run.train.max_grad_norm)
+    if run.train.fsdp:
+        values["fsdp"] = "full_shard" if run.train.fsdp == "fsdp2" else run.train.fsdp
+        values["fsdp_config"] = {"version": 2}
+    return values
+
+
+def deepspeed_config(name: str, clip: float) -> dict[str, Any] | str:
+    """A preset by name, or the file as it is. Clipping is set: DeepSpeed's own default is 1.0 whatever you ask."""
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise UserError(f"--deepspeed {name}: there is no such file")
+        return name
+    presets = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
+    if name not in presets:
+        raise UserError(f"--deepspeed {name}: not one of {', '.join(presets)}, nor a .json file")
+    zero: dict[str, Any] = {"stage": presets[name]}
+    if presets[name] == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if name.endswith("offload"):
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        if presets[name] == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "zero_optimization": zero,
+        "gradient_clipping": clip,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True,
+    }

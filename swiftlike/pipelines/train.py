@@ -1,0 +1,274 @@
+"""`swiftlike sft` and `swiftlike rlhf`, top to bottom: data first, then the plan, then weights, then training."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from swiftlike.core.cache import cache_folder
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import new_run_folder, write_args
+from swiftlike.core.log import configure, get_logger, is_main, world_size
+from swiftlike.core.merge import Run
+from swiftlike.data.bucketing import Groups
+from swiftlike.data.collate import Collator, StandIn
+from swiftlike.data.encode import Encoded
+from swiftlike.data.load import load_rows
+from swiftlike.data.media import open_image
+from swiftlike.datasets_registry.row import Image
+from swiftlike.losses import LOSSES
+from swiftlike.losses.base import LossCard
+from swiftlike.models.load import DTYPES, load_model, locate, quantization
+from swiftlike.models.logps import add_scoring
+from swiftlike.models.placement import device_map
+from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
+from swiftlike.models.tuning import add_lora, freeze, learning_rates, load_reference_adapter, no_dropout
+from swiftlike.pipelines.plan import headline, make_plan
+from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
+from swiftlike.pipelines.settings import derive, total_steps, training_arguments
+
+log = get_logger(__name__)
+
+
+@dc.dataclass(frozen=True)
+class Trained:
+    """Where a run left its results, and its last numbers."""
+
+    folder: Path
+    metrics: dict[str, float]
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Encoded rows of a run."""
+
+    train: list[Encoded]
+    val: list[Encoded]
+
+    @property
+    def pictures(self) -> bool:
+        """Whether any row has a picture."""
+        return any(group.images for group in (*self.train, *self.val))
+
+
+def loss_card(run: Run) -> LossCard:
+    """The objective of a run."""
+    return LOSSES.get("sft" if run.command == "sft" else run.rlhf.rlhf_type)
+
+
+def run(run: Run) -> Trained | None:
+    """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
+    configure()
+    card = loss_card(run)
+    checkpoint = open_checkpoint(run, weights=False)
+    data = read_data(run, checkpoint, card)
+    run = derive(run, len(data.train), data.pictures)
+    for line in headline(run, checkpoint, card):
+        log.info("%s", line)
+    plan = make_plan(run, checkpoint, card, data.train)
+    for line in plan.lines():
+        log.info("%s", line)
+    if run.train.dry_run:
+        return None
+    torch.manual_seed(run.train.seed)
+    folder = shared_folder(run, checkpoint)
+    trainer = build(run, checkpoint, card, data, folder)
+    trainer.train(resume_from_checkpoint=resume_folder(run))
+    if is_main():
+        log.info("finished: %s", folder)
+    return Trained(folder, _last_numbers(trainer.state.log_history))
+
+
+def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
+    """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
+    loaded = load_rows(run.data, card.data, run.data.dataset_seed if run.data.dataset_seed is not None else run.train.seed)
+    for line in loaded.report.as_text().splitlines():
+        log.info("%s", line)
+    encode = encoder(run, checkpoint, every=card.data == "completion")
+    train, bad = encode_rows(encode, loaded.train)
+    val, worse = encode_rows(encode, loaded.val)
+    settle(bad, run, "training")
+    settle(worse, run, "validation")
+    if not train:
+        raise UserError("no training row is left")
+    if card.record == "labelled" and len(train) < 2:
+        raise UserError("this objective compares each row with another one: at least two training rows are needed")
+    return Data(train=train, val=val if card.record != "labelled" or len(val) > 1 else [])
+
+
+def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
+    """The run folder: rank 0 names it, all ranks use it."""
+    name = run.model.model_type or checkpoint.source.name
+    folder = new_run_folder(run.train.output_dir, name, add_version=run.train.add_version) if is_main() else None
+    if world_size() > 1:
+        import torch.distributed as dist
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+        box = [str(folder)]
+        dist.broadcast_object_list(box, src=0)
+        folder = Path(box[0])
+    assert folder is not None
+    if is_main():
+        write_args(folder, run)
+    return folder
+
+
+def resume_folder(run: Run) -> str | None:
+    """The checkpoint that training continues from, None for a fresh start or for its weights alone."""
+    return None if run.train.resume_only_model else run.train.resume_from_checkpoint
+
+
+def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
+    """Model, reference and trainer."""
+    from swiftlike.trainers.checkpoint import CheckpointTrainer
+    from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
+
+    vision_trained = checkpoint.adapter is not None and not (run.tuner.freeze_vit and run.tuner.freeze_aligner)
+    steps = total_steps(run, len(data.train))
+    # before the model: DeepSpeed and FSDP set up from_pretrained here
+    arguments = training_arguments(run, folder, steps, bool(data.val), vision_trained)
+    source = locate(run.model)
+    model = policy(run, checkpoint, card, source.folder)
+    reference = make_reference(run, checkpoint, card, source.folder)
+    sharded = bool(run.train.fsdp or run.train.deepspeed)
+    collate = Collator(
+        pad_id=checkpoint.tokenizer.pad_token_id,
+        layout=checkpoint.layout,
+        adapter=checkpoint.adapter,
+        placeholder=encoder(run, checkpoint, False).placeholder,
+        prompt_nll=card.needs_prompt_nll(run.loss),
+        keys=isinstance(reference, Stored),
+        stand_in=stand_in(checkpoint) if world_size() > 1 and (sharded or vision_trained) else None,
+    )
+    trainer = CheckpointTrainer(
+        model=model,
+        args=arguments,
+        card=card,
+        loss_args=run.loss,
+        reference=reference,
+        learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
+        data_collator=collate,
+        train_dataset=groups(data.train, checkpoint, run),
+        eval_dataset=groups(data.val, checkpoint, run) if data.val else None,
+        processing_class=checkpoint.tokenizer,
+        source_folder=source.folder,
+        image_processor=checkpoint.image_processor,
+        run=run,
+        digest=digest(data.train, run.data.dataset_seed, run.train.batch_size * run.train.gradient_accumulation_steps * world_size()),
+    )
+    if isinstance(reference, Stored) and sharded:
+        reference.together = lambda known: bool(trainer.accelerator.reduce(torch.tensor(int(known)), "sum") == world_size())
+    for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
+        trainer.add_callback(callback)
+    if run.train.early_stop_interval:
+        from transformers import EarlyStoppingCallback
+
+        trainer.add_callback(EarlyStoppingCallback(run.train.early_stop_interval))
+    return trainer
+
+
+def groups(encoded: list[Encoded], checkpoint: Checkpoint, run: Run) -> Groups:
+    """A data set whose pictures are decoded when a group is asked for."""
+    if checkpoint.adapter is None:
+        return Groups(encoded)
+    adapter, root = checkpoint.adapter, Path(run.data.image_root) if run.data.image_root else None
+
+    def pixels(image: Image) -> Any:
+        return adapter.pixels(open_image(image, root))
+
+    return Groups(encoded, pixels)
+
+
+def stand_in(checkpoint: Checkpoint) -> StandIn | None:
+    """A small blank picture, for vision models."""
+    if checkpoint.adapter is None:
+        return None
+    from PIL import Image as Pillow
+
+    blank = Pillow.new("RGB", (64, 64))
+    return StandIn(checkpoint.adapter.pixels(blank), checkpoint.adapter.count(64, 64))
+
+
+def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Any:
+    """The model to train, able to score tokens, with what is frozen frozen."""
+    source = dc.replace(checkpoint.source, folder=folder)
+    model = load_model(source, **_keywords(run, checkpoint))
+    if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
+        _same_tiles(model.config, checkpoint.config)
+    add_scoring(model, run.train.logprob_chunk)
+    if run.tuner.sft_type == "full":
+        freeze(model, source.card, run.tuner)
+    else:
+        adapters = [run.train.resume_from_checkpoint] if run.train.resume_only_model else run.tuner.adapters
+        tuner = dc.replace(run.tuner, adapters=adapters)
+        if run.model.quant_bits:
+            from peft import prepare_model_for_kbit_training
+
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = add_lora(model, source.card, tuner, dropout=card.dropout)
+        start = run.tuner.ref_adapters or run.tuner.adapters
+        if start and card.needs_reference(run.loss):
+            load_reference_adapter(model, start[0])
+    if not card.dropout:
+        no_dropout(model)
+    return model
+
+
+def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+    dtype = DTYPES[run.model.torch_dtype]
+    sharded = bool(run.train.fsdp) or (run.train.deepspeed or "").startswith("zero3")
+    return {
+        "dtype": dtype,
+        "attn_implementation": checkpoint.attention,
+        **device_map(run.model.device_map, dict(run.model.max_memory), sharded),
+        **quantization(run.model.quant_bits, run.model.quant_method, dtype),
+        **run.model.model_kwargs,
+    }
+
+
+def _same_tiles(config: Any, planned: Any) -> None:
+    if hasattr(planned, "image_grid_pinpoints"):
+        config.image_grid_pinpoints = planned.image_grid_pinpoints
+
+
+def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Reference | None:
+    """The frozen policy that the objective compares with, its numbers kept on disk unless `--ref_logps live`."""
+    if not card.needs_reference(run.loss):
+        return None
+    adapters = [Path(one) for one in (run.tuner.ref_adapters or run.tuner.adapters)[:1]]
+    chosen = run.rlhf.ref_model or run.rlhf.ref_model_type
+    folders = [folder, *adapters]
+    if chosen or run.tuner.sft_type == "full":
+        model = dc.replace(run.model, model=run.rlhf.ref_model or "", model_type=run.rlhf.ref_model_type) if chosen else run.model
+        source = locate(model)
+        copy = load_model(source, **_keywords(run, checkpoint))
+        add_scoring(copy, run.train.logprob_chunk)
+        no_dropout(copy)
+        inner: Reference = FrozenCopy(_on_device(copy))
+        folders = [source.folder]
+    else:
+        inner = OtherAdapter() if adapters else AdapterOff()
+    if run.train.ref_logps == "live":
+        return inner
+    how = {"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits}
+    return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
+
+
+def _on_device(model: Any) -> Any:
+    if torch.cuda.is_available() and not getattr(model, "hf_device_map", None):
+        from swiftlike.models.placement import local_processes
+
+        return model.to(f"cuda:{local_processes()[0]}")
+    return model
+
+
+def _last_numbers(history: list[dict[str, float]]) -> dict[str, float]:
+    """The newest value of every metric."""
+    merged: dict[str, float] = {}
+    for record in history:
+        merged |= record
+    return merged

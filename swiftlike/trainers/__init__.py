@@ -1,0 +1,1 @@
+"""Subclasses of transformers.Trainer, each small. Hot."""

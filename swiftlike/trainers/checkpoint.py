@@ -1,0 +1,128 @@
+"""What a checkpoint holds beyond transformers' own files, and where training continues from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import write_args, write_json
+from swiftlike.core.merge import Run
+from swiftlike.trainers.group import GroupTrainer
+
+MARK = "swiftlike.json"  # written last: a checkpoint without it is not whole
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+
+
+class CheckpointTrainer(GroupTrainer):
+    """Saves processor files, arguments and the objective's state, and continues from them exactly.
+
+    `source_folder` is where the model came from, `run` what args.json will hold, `digest` what data it was.
+    """
+
+    def __init__(
+        self, *args: Any, source_folder: Path, image_processor: Any, run: Run, digest: str, **keywords: Any
+    ) -> None:
+        super().__init__(*args, **keywords)
+        self.source_folder, self.image_processor, self.run, self.digest = source_folder, image_processor, run, digest
+        self._restored: dict[str, Any] | None = None
+        self.add_callback(_Restore(self))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PreTrainedModel):
+            super()._save(str(folder), state_dict)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(folder, state_dict=state_dict, selected_adapters=["default"])
+            self.processing_class.save_pretrained(folder)
+            torch.save(self.args, folder / "training_args.bin")
+        save_processor(self.source_folder, folder, self.image_processor)
+        write_args(folder, self.run)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and not self.args.save_only_model:
+            torch.save(
+                {
+                    "loss": self.state_of_loss,
+                    "seen": self.seen,
+                    "tally": self.tally.sums,
+                    "sum_of_losses": self._tr_loss.cpu(),
+                    "last_logged": self._globalstep_last_logged,
+                    "total": self._total_loss_scalar,
+                },
+                folder / f"objective_{self.args.process_index}.pt",
+            )
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_json(folder / MARK, {"step": self.state.global_step, "data": self.digest})
+
+    def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
+        """Train, from the start or from a checkpoint folder."""
+        if resume_from_checkpoint is not None:
+            folder = Path(resume_from_checkpoint)
+            check_digest(folder, self.digest)
+            path = folder / f"objective_{self.args.process_index}.pt"
+            if path.is_file():
+                # our own file of plain numbers and the loss's own state class
+                self._restored = torch.load(path, map_location="cpu", weights_only=False)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+
+    def restore(self) -> None:
+        """Put back what the log had gathered when the checkpoint was written, so that its next line is the same."""
+        if self._restored is None:
+            return
+        self.state_of_loss, self.seen = self._restored["loss"], self._restored["seen"]
+        device = self.args.device
+        self.tally.sums = {name: pair.to(device) for name, pair in self._restored["tally"].items()}
+        self._tr_loss = self._restored["sum_of_losses"].to(device)
+        self._globalstep_last_logged = self._restored["last_logged"]
+
+
+class _Restore(TrainerCallback):
+    def __init__(self, trainer: CheckpointTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.restore()
+
+
+def save_processor(source: Path, folder: Path, image_processor: Any) -> None:
+    """The files that turn pictures into tensors, as the model's own folder has them."""
+    if image_processor is not None:
+        image_processor.save_pretrained(folder)
+    for name in (*PROCESSOR_FILES, *TEMPLATE_FILES):
+        if (source / name).is_file() and not (folder / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def latest(run_folder: Path) -> Path:
+    """The newest whole checkpoint in a run folder."""
+    found = [path for path in run_folder.glob("checkpoint-*") if (path / MARK).is_file()]
+    if not found:
+        raise UserError(f"there is no whole checkpoint in {run_folder}")
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def check_digest(folder: Path, digest: str) -> None:
+    """Refuse to continue on other data than the checkpoint was made with."""
+    mark = folder / MARK
+    if not mark.is_file():
+        raise UserError(
+            f"{folder} is not a whole checkpoint: it has no {MARK}, so it was not finished or not written by swiftlike",
+            hint="name the one before it, or start from its weights alone: --resume_only_model true",
+        )
+    if json.loads(mark.read_text(encoding="utf-8"))["data"] != digest:
+        raise UserError(
+            f"{folder} was trained on other data (or another template, order or length limit) than this run has",
+            hint="use the same data flags, or start from its weights alone: --resume_only_model true",
+        )

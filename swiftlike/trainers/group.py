@@ -1,0 +1,189 @@
+"""One trainer for every objective over log-probabilities: SFT, pairs, groups, labelled answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from swiftlike.data.bucketing import Groups, GroupSampler
+from swiftlike.losses.base import Loss, LossCard
+from swiftlike.losses.metrics import preference_metrics
+from swiftlike.models.logps import group_logps, model_inputs
+from swiftlike.models.reference import Reference
+from swiftlike.trainers.records import RECORDS, Tally, only
+
+
+
+
+class GroupTrainer(Trainer):
+    """Trains `card` on groups.
+
+    The loss of an optimiser step is the mean over all its groups plus the NLL over all its tokens, over ranks and
+    micro-batches alike: how a step is split does not change it. `learning_rates` maps parameter names to rates that
+    differ from the rest.
+    """
+
+    # compute_loss scales by the whole step's counts; both switches say so, to newer and older transformers
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *args: Any,
+        card: LossCard,
+        loss_args: Any,
+        reference: Reference | None = None,
+        learning_rates: dict[str, float] | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(*args, **keywords)
+        self.card, self.loss_args, self.reference = card, loss_args, reference
+        self.learning_rates = learning_rates or {}
+        self.state_of_loss = card.start() if card.start else None
+        self.tally = Tally()
+        self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
+        self.model_accepts_loss_kwargs = True
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This micro-batch's share of the step's loss, times the ranks that will average it."""
+        record, loss = self.objective(model, inputs)
+        if loss is None:
+            return 0.0 * record.policy.sum()
+        self.state_of_loss = loss.state
+        self.tally.add(self.metrics(record, loss))
+        rows, tokens = num_items_in_batch if num_items_in_batch is not None else self.count([inputs])
+        value = loss.rows.sum() / rows
+        if loss.nll is not None:
+            value = value + loss.nll.weight * loss.nll.total / tokens
+        value = value * self.accelerator.num_processes
+        return (value, {}) if return_outputs else value
+
+    def objective(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Loss | None]:
+        """Forward, reference and objective of one micro-batch. No Loss when all its rows are filler."""
+        logps = group_logps(model(**model_inputs(inputs)), inputs)
+        reference = None
+        if self.reference is not None:
+            with self.accelerator.autocast():
+                reference = self.reference(self.accelerator.unwrap_model(model), inputs)
+        record = RECORDS[self.card.record](logps, reference, inputs, self._mean_over_ranks)
+        self._logits = (logps["logits"], inputs["present"] & inputs["real"][:, None])
+        if not bool(inputs["real"].any()):
+            return record, None
+        record = only(record, inputs["real"])
+        state = (self.state_of_loss,) if self.card.start else ()
+        return record, self.card.fn(record, self.loss_args, *state)
+
+    def metrics(self, record: Any, loss: Loss) -> dict[str, tuple[Tensor, Tensor]]:
+        """(sum, count) of everything that is logged about a micro-batch."""
+        values = preference_metrics(record, loss)
+        logits, present = self._logits
+        if self.card.data == "pair":
+            for column, name in enumerate(("logits/chosen", "logits/rejected")):
+                values[name] = (logits[present[:, column], column].sum(), present[:, column].sum())
+        return values
+
+    def _mean_over_ranks(self, values: Tensor) -> Tensor:
+        pair = torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)])
+        total, count = self.accelerator.reduce(pair, reduction="sum")
+        return total / count
+
+    # -- what a step counts ---------------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimiser step, and its rows and NLL tokens over all ranks."""
+        batches = []
+        with contextlib.suppress(StopIteration):
+            for _ in range(num_batches):
+                batches.append(next(epoch_iterator))  # noqa: PERF401 - StopIteration must keep what came before
+        return batches, self.count(batches)
+
+    def count(self, batches: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Rows and NLL tokens of these batches over all ranks."""
+        counts = torch.zeros(2, dtype=torch.long, device=self.args.device)
+        for batch in batches:
+            real = batch["real"]
+            prompt = batch["prompt_rows"] if "prompt_rows" in batch else None
+            prompts = None if prompt is None else torch.bincount(prompt, minlength=len(real))[real]
+            tokens = self.card.nll_tokens(batch["tokens"][real], prompts, self.loss_args)
+            counts += torch.stack([real.sum(), torch.as_tensor(tokens, device=real.device)]).to(counts.device)
+            self._saw(batch)
+        rows, tokens = self.accelerator.reduce(counts, reduction="sum")
+        return rows, tokens.clamp(min=1)
+
+    def _saw(self, batch: dict[str, Any]) -> None:
+        used = batch["segments"] >= 0 if "segments" in batch else batch["attention_mask"] > 0
+        self.seen += torch.tensor([int(used.sum()), used.numel()])
+
+    # -- order --------------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> GroupSampler | None:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        return self._sampler(dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps, shuffle=True)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> GroupSampler | None:
+        return self._sampler(eval_dataset, self.args.eval_batch_size, 1, shuffle=False)
+
+    def _sampler(self, dataset: Any, batch: int, accumulation: int, shuffle: bool) -> GroupSampler | None:
+        if not isinstance(dataset, Groups):
+            return None  # streamed rows come in their own order
+        together = batch * self.args.world_size
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return GroupSampler(
+            [group.shared_length for group in dataset.groups],
+            per_step=together * accumulation if shuffle else len(dataset),
+            per_round=together,
+            ranks=self.args.world_size,
+            seed=seed,
+            shuffle=shuffle,
+            partners=self.card.record == "labelled",
+        )
+
+    # -- evaluation -----------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Loss and metrics over a whole set: exact means over its rows and tokens, training state untouched."""
+        model = self.model_wrapped if self.is_in_train else self._wrap_model(self.model, training=False)
+        if not self.accelerator._models:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        was_training, tally, weight, before = model.training, Tally(), 0.0, self.state_of_loss
+        model.eval()
+        for inputs in dataloader:
+            with torch.no_grad():
+                record, loss = self.objective(model, self._prepare_inputs(inputs))
+            if loss is None:
+                continue
+            values = self.metrics(record, loss)
+            values["rows"] = (loss.rows.sum(), torch.tensor(len(loss.rows), device=loss.rows.device))
+            weight = loss.nll.weight if loss.nll is not None else 0.0
+            tally.add(values)
+        self.state_of_loss = before
+        model.train(was_training)
+        means = tally.means(lambda table: self.accelerator.reduce(table, reduction="sum"))
+        value = means.pop("rows", float("nan")) + weight * means.get("nll_loss", 0.0)
+        metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
+        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader))
+
+    # -- log ------------------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Training lines get the metrics gathered since the last one."""
+        if "loss" in logs and "eval_loss" not in logs:
+            logs |= self.tally.means(lambda table: self.accelerator.reduce(table, reduction="sum"))
+            self.tally.clear()
+        super().log(logs, start_time)

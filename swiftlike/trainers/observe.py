@@ -1,0 +1,208 @@
+"""What a user sees of a run: a progress line, logging.jsonl, curves, advice. Callbacks of transformers.Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from swiftlike.core.files import append_jsonl
+from swiftlike.core.log import get_logger
+
+log = get_logger(__name__)
+SHOWN = ("loss", "eval_loss", "rewards/accuracies", "eval_rewards/accuracies", "rewards/margins", "grad_norm")
+
+
+class LogFile(TrainerCallback):
+    """One JSON object per log event in `logging.jsonl`, with position, speed, time left and memory."""
+
+    def __init__(self, folder: Path, seen: Any) -> None:
+        self.path, self.seen = folder / "logging.jsonl", seen
+        self.started = self.first_step = self.before = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started, self.first_step, self.before = time.monotonic(), state.global_step, self.seen().clone()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is not None:
+            logs |= self._progress(state, args.world_size) if "loss" in logs else {}
+            if state.is_world_process_zero:
+                where = {"step": f"{state.global_step}/{state.max_steps}", "epoch": state.epoch}
+                append_jsonl(self.path, where | {name: value for name, value in logs.items() if name != "epoch"})
+
+    def _progress(self, state: Any, ranks: int) -> dict[str, float]:
+        if self.started is None or self.before is None:
+            return {}
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        steps = max(state.global_step - self.first_step, 1)
+        tokens, positions = (self.seen() - self.before).tolist()
+        return {
+            "elapsed_s": round(elapsed, 1),
+            "remaining_s": round(elapsed / steps * (state.max_steps - state.global_step), 1),
+            "tokens_per_s": round(tokens * ranks / elapsed, 1),
+            "padding": round(1 - tokens / max(positions, 1), 4),
+            "memory_gib": round(_memory(), 3),
+        }
+
+
+def _memory() -> float:
+    """Peak memory of this process in GiB: the device's where there is one."""
+    if torch.cuda.is_available():
+        return sum(torch.cuda.max_memory_reserved(d) for d in range(torch.cuda.device_count())) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Progress(TrainerCallback):
+    """A live line on a terminal, one plain line per log event elsewhere."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(24), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self.bar = Bar(*columns, console=console)
+            self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or not state.is_world_process_zero:
+            return
+        parts = [f"{name} {logs[name]:.4g}" for name in SHOWN if name in logs]
+        if "tokens_per_s" in logs:
+            parts += [f"{logs['tokens_per_s']:.0f} tokens/s", f"{_clock(logs['remaining_s'])} left"]
+        if not parts:
+            return
+        if self.bar is None or "eval_loss" in logs:
+            log.info("step %d/%d  %s", state.global_step, state.max_steps, "  ".join(parts))
+        if self.bar is not None:
+            self.bar.update(self.task, description="  ".join(parts))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class FinalEvaluation(TrainerCallback):
+    """The last step is evaluated and saved, whatever the intervals: even a run of one step leaves a checkpoint."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
+        return control
+
+
+class Curves(TrainerCallback):
+    """`images/*.png`, one per metric, redrawn at every checkpoint and at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            draw_curves(self.folder)
+
+    on_train_end = on_save
+
+
+def draw_curves(folder: Path) -> list[Path]:
+    """Draw every number in `folder/logging.jsonl` against the step. Gives the files."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    series = read_series(folder / "logging.jsonl")
+    written = []
+    for name, points in series.items():
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, marker="." if len(steps) < 50 else "", color="tab:blue", alpha=0.5 if len(steps) > 20 else 1)
+        if len(steps) > 20:
+            axes.plot(steps, _smooth(values), color="tab:blue")
+        axes.set_title(name)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        path = images / f"{name.replace('/', '_')}.png"
+        figure.savefig(path, dpi=100)
+        written.append(path)
+    return written
+
+
+def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric to its (step, value) points, from a logging.jsonl."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    if not path.is_file():
+        return series
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        step = int(str(record.pop("step", "0")).partition("/")[0])
+        for name, value in record.items():
+            if isinstance(value, int | float) and math.isfinite(value) and name != "epoch":
+                series.setdefault(name, []).append((step, value))
+    return series
+
+
+def _smooth(values: Any, decay: float = 0.9) -> list[float]:
+    """Exponential moving average, without the bias of its start."""
+    out, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean, weight = decay * mean + (1 - decay) * value, decay * weight + 1 - decay
+        out.append(mean / weight)
+    return out
+
+
+class Advice(TrainerCallback):
+    """Says once, in words, when the metrics show what users usually ask about."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self.start: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        for name in ("rewards/chosen", "rewards/margins"):
+            self.start.setdefault(name, logs.get(name, 0.0))
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
+            self._say("nan", "the loss or its gradient is not finite: lower --learning_rate, or --torch_dtype bfloat16 instead of float16")
+        fell = logs.get("rewards/chosen", 0.0) < self.start["rewards/chosen"] - 1.0
+        if fell and logs.get("rewards/margins", 0.0) > self.start["rewards/margins"]:
+            self._say(
+                "falling",
+                "rewards/chosen falls while the margin grows: the policy moves away from both answers, the rejected one "
+                "faster. Usual for DPO; if the answers get worse, raise --rpo_alpha or --beta, or lower --learning_rate",
+            )
+        if logs.get("rewards/accuracies", 0.0) == 1.0 and state.global_step <= 5 and state.max_steps > 50:
+            self._say("easy", "rewards/accuracies is 1.0 after a few steps: something other than quality may tell the answers apart")
+
+    def _say(self, key: str, text: str) -> None:
+        if key not in self.said:
+            self.said.add(key)
+            log.warning(text)
