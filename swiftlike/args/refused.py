@@ -129,6 +129,7 @@ _GROUPS = (
         "training on answers that are sampled on the way (ppo, grpo, gkd) is not there; use --rlhf_type dpo or another "
         "of `swiftlike list losses`",
     ),
+    Refused("sft_beta", "use --rpo_alpha: the loss is DPO + rpo_alpha x NLL(chosen)"),
     Refused("tp pp min_lr", "training does not run on Megatron", (*NOTHING, "1")),
     Refused(
         "ld_alpha discopop_tau f_divergence_type f_alpha_divergence_coef use_weighting center_rewards_coefficient",

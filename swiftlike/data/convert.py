@@ -102,7 +102,7 @@ class Converter:
         if self._good or self._strange is None:
             return
         record, error = self._strange
-        lines = unknown_layout(record).splitlines() if isinstance(record, dict) else []
+        lines = unknown_layout(record, self.kind) if isinstance(record, dict) else []
         what = "its layout is not known" if error.kind == "unknown layout" else f"{error.kind}: {error.detail}"
         raise UserError(
             f"{self.source.name} cannot be used: {what}",

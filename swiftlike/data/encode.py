@@ -6,7 +6,6 @@ import dataclasses as dc
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,11 +73,10 @@ class Encoder:
     max_length: int | None = None
     truncation: str = "delete"
     every: bool = False
-    image_root: Path | None = None
 
     def __call__(self, row: Row) -> Encoded:
         """One row. K sequences are built, then split at what they share."""
-        pictures = _Pictures(self.adapter, self.image_root)
+        pictures = _Pictures(self.adapter)
         sequences = [self._sequence(row, k, pictures) for k in range(row.size)]
         shared = _shared_prefix(sequences)
         sequences = self._cut(sequences, shared)
@@ -163,8 +161,8 @@ class _Pictures:
     """The pictures of a row with their token counts. Sequences that show the same picture share its entry; one that
     shows it twice has two, so that adjacent copies stay told apart."""
 
-    def __init__(self, adapter: Adapter | None, root: Path | None) -> None:
-        self.adapter, self.root = adapter, root
+    def __init__(self, adapter: Adapter | None) -> None:
+        self.adapter = adapter
         self.entries: dict[tuple[Image, int], tuple[int, int]] = {}
         self.grids: list[tuple[int, int] | None] = []
 
@@ -178,7 +176,7 @@ class _Pictures:
         key = (image, occurrence)
         if key not in self.entries:
             assert self.adapter is not None
-            width, height = image_size(image, self.root)
+            width, height = image_size(image)
             self.entries[key] = (len(self.entries), self.adapter.count(width, height))
             self.grids.append(self.adapter.grid(width, height))
         return self.entries[key]

@@ -57,6 +57,7 @@ class Histogram:
             return []
         top = max(self.values[-1], 1)
         edges = sorted({math.ceil(top / 2**k) for k in range(count)})
+        edges = edges[bisect.bisect_left(edges, self.values[0]) :]  # no empty bins before the first value
         counts = [self.above(low) - self.above(high) for low, high in zip([-1, *edges], edges, strict=False)]
         most, width = max(counts), len(str(edges[-1]))
         return [
@@ -105,7 +106,8 @@ class DatasetReport:
     def as_lines(self) -> list[str]:
         """The lines of the report on this data set."""
         asked = f"asked {self.asked}, " if self.asked is not None else ""
-        counts = f"{asked}found {self.found}, got {self.train} to train on and {self.val} to validate on"
+        got = f"{self.train} to train on and {self.val} to validate on" if self.val else f"{self.train} rows"
+        counts = f"{asked}found {self.found}, got {got}"
         repeated = f", {self.repeated} of them repeats" if self.repeated else ""
         lines = [f"{self.name}: {counts}{repeated}"]
         for mapping, count in self.mappings.most_common(_MAX_LINES):
@@ -155,8 +157,8 @@ class Report:
             length = sum(len(message.content) for message in turns.messages)
             self.lengths.setdefault("answer characters", Histogram()).add(length)
 
-    def as_text(self) -> str:
-        """The report for people."""
+    def as_text(self, charts: bool = False) -> str:
+        """The report for people; `charts` adds a bar chart to each line of lengths."""
         lines = [line for one in self.datasets for line in one.as_lines()]
         if self.duplicates:
             lines.append(f"duplicates: {self.duplicates} rows repeat an earlier one (first: {self.first_duplicate})")
@@ -168,7 +170,7 @@ class Report:
             )
         for name, histogram in self.lengths.items():
             lines.append(f"{name}: {histogram.as_text()}")
-            lines.extend(f"  {bar}" for bar in histogram.bars())
+            lines.extend(f"  {bar}" for bar in (histogram.bars() if charts else ()))
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError, suggestion
 from swiftlike.core.optional import require
 from swiftlike.data.files import Record, Records, read
+from swiftlike.datasets_registry.card import DatasetCard
 from swiftlike.datasets_registry.syntax import Wanted
 
 Table = Sequence[tuple[Record, str]]  # random access, so that a sample costs what the sample holds
@@ -60,20 +61,22 @@ def open_source(wanted: Wanted, columns: Mapping[str, str]) -> Source:
     elif card:
         columns = card.columns
     path = wanted.path
-    if card and not path and not wanted.hub:
-        path = _built(wanted) if card.build else Path(card.path) if card.path else None
-        if card.path and path and not path.exists():
+    if card and card.build:
+        return Source(wanted, columns, _built(card, wanted.subsets))
+    if card and card.path and not wanted.hub:
+        path = Path(card.path)
+        if not path.exists():
             raise UserError(f"data set {card.name}: no such file or folder: {path}")
     if path is None:
         return Source(wanted, columns)
     return Source(wanted, columns, tuple(_subset(path, subset) for subset in wanted.subsets) or (path,))
 
 
-def _built(wanted: Wanted) -> Path:
-    assert wanted.card is not None
-    folder = cache_folder() / "data" / wanted.card.name
+def _built(card: DatasetCard, subsets: Sequence[str]) -> tuple[Path, ...]:
+    """The files of built-in data, made in the cache folder when they are not there."""
+    build, folder = resolve(card.build), cache_folder() / "data" / card.name
     folder.mkdir(parents=True, exist_ok=True)
-    return Path(resolve(wanted.card.build)(folder))
+    return tuple(Path(build(folder, subset)) for subset in subsets) or (Path(build(folder)),)
 
 
 def cache_folder() -> Path:

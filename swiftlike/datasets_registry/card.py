@@ -31,7 +31,7 @@ class DatasetCard:
     hf: str = ""  # id on the Hugging Face hub
     ms: str = ""  # id on ModelScope
     path: str = ""  # local file or folder; relative to the file that registered it
-    build: str = ""  # dotted path of a function (folder) -> file for built-in data
+    build: str = ""  # dotted path of a function (folder[, subset]) -> file for built-in data
     subsets: tuple[str, ...] = ()  # what a bare name means; empty: the only one, or "default"
     known_subsets: tuple[str, ...] = ()
     subset_folders: bool = False  # subsets are folders of the hub repository, not configurations

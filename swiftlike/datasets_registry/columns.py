@@ -62,18 +62,19 @@ SIDE = {  # columns that go with any format: its name -> ours
     "tools": "tools",
     "margin": "margin",
 }
-FORMATS = {  # for the message on an unknown layout: what to write, and the columns that make it
-    "ms-swift pairs": ("query", "response", "rejected_response"),
-    "ms-swift answers": ("query", "response"),
-    "message pairs": ("messages", "rejected_response"),
-    "message answers": ("messages",),
-    "labelled answers (KTO)": ("prompt", "completion", "label"),
-    "prompt/chosen/rejected": ("prompt", "chosen", "rejected"),
-    "alpaca": ("instruction", "input", "output"),
-    "ShareGPT pairs": ("conversations", "chosen", "rejected"),
-    "ShareGPT": ("conversations",),
-    "ranked answers (EXO)": ("prompt", "completions", "rewards"),
-    "ranked answers (APO)": ("text", "scores"),
+FORMATS = {  # for the message on an unknown layout: what to write, the kind it gives, and the columns that make it
+    "ms-swift pairs": ("pair", ("query", "response", "rejected_response")),
+    "ms-swift answers": ("completion", ("query", "response")),
+    "message pairs": ("pair", ("messages", "rejected_response")),
+    "message answers": ("completion", ("messages",)),
+    "labelled answers (KTO)": ("labelled", ("prompt", "completion", "label")),
+    "labelled messages (KTO)": ("labelled", ("messages", "label")),
+    "prompt/chosen/rejected": ("pair", ("prompt", "chosen", "rejected")),
+    "alpaca": ("completion", ("instruction", "input", "output")),
+    "ShareGPT pairs": ("pair", ("conversations", "chosen", "rejected")),
+    "ShareGPT": ("completion", ("conversations",)),
+    "ranked answers (EXO)": ("ranked", ("prompt", "completions", "rewards")),
+    "ranked answers (APO)": ("ranked", ("text", "scores")),
 }
 REJECTED_IMAGES = ("rejected_images", "rejected_image")
 _SHOWN = 400
@@ -115,26 +116,27 @@ def recognise(record: Columns[str, Any], kind: str = "auto") -> Mapping:
     return Mapping(f"{form} {KIND_WORDS[found]}", found, tuple(columns.items()), unused)
 
 
-def unknown_layout(record: Columns[str, Any]) -> str:
-    """What to tell about a record of no known format: the record, its keys, and the formats that come nearest."""
+def unknown_layout(record: Columns[str, Any], kind: str = "auto") -> list[str]:
+    """What to tell about a record of no usable format: the record, its keys, and the nearest formats of that kind."""
     shown = json.dumps(record, ensure_ascii=False, default=lambda value: f"<{type(value).__name__}>")
     shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
     lines = [f"first row: {shown}", f"keys seen: {', '.join(map(str, record)) or 'none'}"]
-    for name, wanted in _nearest(record):
+    for name, wanted in _nearest(record, kind):
         missing = ", ".join(column for column in wanted if column not in record)
-        missing = missing or "nothing, but its values have other types"
-        lines.append(f"{name} is {', '.join(wanted)}; missing here: {missing}")
-    return "\n".join(lines)
+        missing = f"missing here: {missing}" if missing else "the columns are here, but hold something else"
+        lines.append(f"nearest: {name}: {', '.join(wanted)}; {missing}")
+    return lines
 
 
-def _nearest(record: Columns[str, Any], count: int = 3) -> list[tuple[str, tuple[str, ...]]]:
+def _nearest(record: Columns[str, Any], kind: str, count: int = 3) -> list[tuple[str, tuple[str, ...]]]:
     keys = [str(key).lower() for key in record]
 
     def likeness(wanted: tuple[str, ...]) -> float:
         best = [max((difflib.SequenceMatcher(None, one, key).ratio() for key in keys), default=0.0) for one in wanted]
         return sum(best) / len(best)
 
-    return sorted(FORMATS.items(), key=lambda item: -likeness(item[1]))[:count]
+    fitting = [(name, wanted) for name, (of, wanted) in FORMATS.items() if kind in ("auto", of)]
+    return sorted(fitting, key=lambda item: -likeness(item[1]))[:count]
 
 
 def _first(names: Iterable[str], have: Columns[str, Any]) -> str:

@@ -5,13 +5,13 @@ import dataclasses as dc
 
 @dc.dataclass(frozen=True, kw_only=True)
 class BuiltinModel:
-    """A model that is built instead of downloaded; `build` is the dotted path of (name, folder) -> folder."""
+    """A model that is built instead of downloaded; `build` is the dotted path of name -> folder."""
 
     name: str
     family: str
     help: str
     template: str = "chatml"
-    build: str = "swiftlike.models.tiny:build"
+    build: str = "swiftlike.models.tiny:cached"
 
 
 BUILTIN = (

@@ -100,7 +100,7 @@ class ModelCard:
 
     name: str
     aliases: tuple[str, ...] = ()
-    checkpoints: Mapping[str, Checkpoint] = dc.field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = dc.field(default_factory=dict, repr=False)
     hf_types: tuple[str, ...] = ()  # config.json model_type values
     architectures: tuple[str, ...] = ()  # config.json architectures values
     template: str = "chat_template"  # a TemplateCard's name, or the checkpoint's own Jinja template

@@ -71,25 +71,24 @@ def find(model: str, model_type: str | None = None) -> Match:
     """The match for `--model` and `--model_type`; either may be empty. UserError when they are unknown or disagree."""
     typed = _of_type(model_type) if model_type else None
     named = _of_model(model) if model else None
-    if typed is None and named is None:
-        raise UserError("no model given", "--model takes a folder, a hub id or a name; " + _LIST)
+    if typed and named:
+        return _match(_joined(typed, named))
+    if named:
+        return _match(named)
     if typed is None:
-        return _match(named)  # type: ignore[arg-type]
-    if named is None:
-        if not (typed.checkpoint or typed.builtin):
-            known = ", ".join(list(typed.card.checkpoints)[:4]) if typed.card else ""
-            raise UserError(
-                f"--model_type {model_type} names a family: give --model too",
-                f"or one of its checkpoints as --model_type: {known}, ..." if known else "",
-            )
-        return _match(typed)
-    return _match(_joined(typed, named))
+        raise UserError("no model given", "--model takes a folder, a hub id or a name; " + _LIST)
+    if not typed.id_or_path:
+        known = ", ".join(list(typed.card.checkpoints)[:4]) if typed.card else ""
+        hint = f"or one of its checkpoints as --model_type: {known}, ..." if known else ""
+        raise UserError(f"--model_type {model_type} names a family: give --model too", hint)
+    return _match(typed)
 
 
 def settle(match: Match, config: Mapping[str, Any]) -> Match:
     """The match with what the checkpoint's config.json says. UserError when that is another family."""
     found = _of_config(config, match.id_or_path)
-    if match.card is not None and match.card is not GENERIC and found.card is not match.card:
+    text = found.card is not None and found.card.vision is None
+    if match.card not in (None, found.card) and not (match.card is GENERIC and text):
         raise _disagree(f"{match.name} is a {match.card.name} model", found)
     if match.card is None:
         return dc.replace(_match(found), id_or_path=match.id_or_path, local=match.local)

@@ -125,5 +125,5 @@ def _answer(card: TemplateCard, text: str, last: bool) -> str:
     if card.thought and not last:
         text = _THINKING.sub("", text)
     elif card.thought and "</think>" not in text:
-        text = card.thought + text
+        text = card.thought + text.lstrip("\n")
     return _fill(card.answer, answer=text) + card.stop

@@ -198,13 +198,9 @@ def _merges(model: PieceModel, extra: dict[int, AddedToken]) -> list[tuple[str, 
         for number, piece in enumerate(model.pieces)
         if piece.kind == _NORMAL and number not in extra
     }
-    found = []
-    for text, score in joined.items():
-        for cut in range(1, len(text)):
-            if text[:cut] in joined and text[cut:] in joined:
-                found.append((-score, text[:cut], text[cut:]))
-    found.sort(key=lambda merge: merge[0])
-    return [(left, right) for _, left, right in found]
+    best_first = sorted(joined, key=lambda text: -joined[text])
+    cuts = ((text[:cut], text[cut:]) for text in best_first for cut in range(1, len(text)))
+    return [(left, right) for left, right in cuts if left in joined and right in joined]
 
 
 def _set_spaces(core: Tokenizer, model: PieceModel, settings: dict[str, Any]) -> None:
@@ -214,7 +210,7 @@ def _set_spaces(core: Tokenizer, model: PieceModel, settings: dict[str, Any]) ->
     """
     steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     if model.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     only_first = settings.get("legacy") is False
     if model.add_dummy_prefix and not only_first:
         steps.append(normalizers.Prepend("▁" if model.escape_whitespaces else " "))

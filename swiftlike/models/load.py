@@ -14,7 +14,7 @@ from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
 from swiftlike.core.optional import require
 from swiftlike.model_registry.card import ModelCard, TemplateCard
-from swiftlike.model_registry.match import card_for_config, find
+from swiftlike.model_registry.match import find, settle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,30 +44,20 @@ def locate(model: Any, weights: bool = True) -> Source:
     match = find(model.model, model.model_type)
     if match.builtin is not None:
         folder = resolve(match.builtin.build)(match.builtin.name)
-        card, template = match.card, match.builtin.template
+    elif match.local:
+        folder = Path(match.id_or_path).expanduser()
     else:
-        folder = _local(match.id_or_path) or _download(match.id_or_path, model, weights)
-        card = match.card or card_for_config(read_config(folder))
-        template = match.checkpoint.template if match.checkpoint and match.checkpoint.template else card.template
-    loader = (match.checkpoint.loader if match.checkpoint else "") or _loader(card, read_config(folder))
+        folder = _download(match.source(model.use_hf), model, weights)
+    match = settle(match, read_config(folder))
+    assert match.card is not None
     return Source(
         name=match.name,
         id=match.id_or_path,
         folder=folder,
-        card=card,
-        template=model.template or template,
-        loader=loader,
+        card=match.card,
+        template=model.template or match.template,
+        loader=match.loader,
     )
-
-
-def _local(name: str) -> Path | None:
-    path = Path(name).expanduser()
-    return path if path.is_dir() else None
-
-
-def _loader(card: ModelCard, config: dict[str, Any]) -> str:
-    published = "InternVLChatModel" in (config.get("architectures") or ())
-    return "swiftlike.models.internvl_chat:load" if published else card.loader
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import dataclasses as dc
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
+from swiftlike.data.check import Problem
 from swiftlike.data.encode import Encoded, Encoder
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
@@ -95,20 +95,7 @@ def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
         max_length=data.max_length,
         truncation=data.truncation_strategy or "delete",
         every=every,
-        image_root=Path(data.image_root) if data.image_root else None,
     )
-
-
-@dc.dataclass(frozen=True, slots=True)
-class Problem:
-    """A row that cannot be used."""
-
-    origin: str
-    kind: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.origin}: {self.kind}" + (f": {self.detail}" if self.detail else "")
 
 
 def encode_rows(encode: Encoder, rows: Iterable[Row]) -> tuple[list[Encoded], list[Problem]]:
@@ -128,7 +115,7 @@ def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
         return
     counts = Counter(problem.kind for problem in problems)
     first = {problem.kind: problem for problem in reversed(problems)}
-    lines = [f"{count} x {kind}, first: {first[kind]}" for kind, count in counts.most_common()]
+    lines = [f"{count} x {kind}, first: {first[kind].as_text()}" for kind, count in counts.most_common()]
     chosen = run.data.truncation_strategy == "delete" and set(counts) == {"longer than max_length"}
     if run.data.on_bad_row == "error" and not chosen:
         hint = "leave them out with --on_bad_row drop"

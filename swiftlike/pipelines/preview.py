@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from swiftlike.core.merge import Run
+from swiftlike.data.check import Problem
 from swiftlike.data.encode import Encoded
 from swiftlike.datasets_registry.row import Row
-from swiftlike.pipelines.prepare import Checkpoint, Problem, encode_rows, encoder, open_checkpoint
+from swiftlike.pipelines.prepare import Checkpoint, encode_rows, encoder, open_checkpoint
 
 UNLIMITED = 1 << 30
 

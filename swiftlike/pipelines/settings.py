@@ -65,7 +65,7 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         raise UserError("--torch_dtype float16 needs a GPU", hint="use bfloat16 or float32 on a CPU")
     same = (
         "num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1 "
-        "adam_beta2 adam_epsilon max_grad_norm optim gradient_checkpointing seed logging_steps logging_first_step "
+        "adam_beta2 adam_epsilon max_grad_norm optim seed logging_steps logging_first_step "
         "save_strategy save_total_limit save_only_model load_best_model_at_end run_name "
         "dataloader_num_workers ignore_data_skip ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo"
     ).split()
@@ -81,7 +81,6 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         "report_to": train.report_to or "none",
         "data_seed": run.data.dataset_seed,
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "ddp_find_unused_parameters": vision_trained,
         "remove_unused_columns": False,
         "label_names": [],
@@ -91,8 +90,17 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         "greater_is_better": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    values |= engine(run)
+    values |= _recompute(train.gradient_checkpointing) | engine(run)
     return TrainingArguments(**(values | dict(run.hf)))
+
+
+def _recompute(on: bool) -> dict[str, Any]:
+    """Gradient checkpointing under the name that this transformers has for it (renamed in 5.23)."""
+    from transformers import TrainingArguments
+
+    new = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if new else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def engine(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from swiftlike.core.cache import cache_folder
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import new_run_folder, write_args
-from swiftlike.core.log import configure, get_logger, is_main, world_size
+from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
 from swiftlike.data.collate import Collator, StandIn
 from swiftlike.data.encode import Encoded
 from swiftlike.data.load import load_rows
 from swiftlike.data.media import open_image
+from swiftlike.data.vision import Adapter
 from swiftlike.datasets_registry.row import Image
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
@@ -54,6 +56,16 @@ class Data:
         return any(group.images for group in (*self.train, *self.val))
 
 
+def quiet_transformers() -> None:
+    """No bars for loading, no notes about names that differ between the versions we support."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def loss_card(run: Run) -> LossCard:
     """The objective of a run."""
     return LOSSES.get("sft" if run.command == "sft" else run.rlhf.rlhf_type)
@@ -61,7 +73,6 @@ def loss_card(run: Run) -> LossCard:
 
 def run(run: Run) -> Trained | None:
     """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
-    configure()
     card = loss_card(run)
     checkpoint = open_checkpoint(run, weights=False)
     data = read_data(run, checkpoint, card)
@@ -73,6 +84,7 @@ def run(run: Run) -> Trained | None:
         log.info("%s", line)
     if run.train.dry_run:
         return None
+    quiet_transformers()
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
     trainer = build(run, checkpoint, card, data, folder)
@@ -84,7 +96,7 @@ def run(run: Run) -> Trained | None:
 
 def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
-    loaded = load_rows(run.data, card.data, run.data.dataset_seed if run.data.dataset_seed is not None else run.train.seed)
+    loaded = load_rows(run.data, card.data, run.train.seed)
     for line in loaded.report.as_text().splitlines():
         log.info("%s", line)
     encode = encoder(run, checkpoint, every=card.data == "completion")
@@ -124,6 +136,8 @@ def resume_folder(run: Run) -> str | None:
 
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
     """Model, reference and trainer."""
+    from transformers import PrinterCallback
+
     from swiftlike.trainers.checkpoint import CheckpointTrainer
     from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
 
@@ -152,8 +166,8 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         reference=reference,
         learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
         data_collator=collate,
-        train_dataset=groups(data.train, checkpoint, run),
-        eval_dataset=groups(data.val, checkpoint, run) if data.val else None,
+        train_dataset=groups(data.train, checkpoint),
+        eval_dataset=groups(data.val, checkpoint) if data.val else None,
         processing_class=checkpoint.tokenizer,
         source_folder=source.folder,
         image_processor=checkpoint.image_processor,
@@ -162,6 +176,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     )
     if isinstance(reference, Stored) and sharded:
         reference.together = lambda known: bool(trainer.accelerator.reduce(torch.tensor(int(known)), "sum") == world_size())
+    trainer.remove_callback(PrinterCallback)
     for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
         trainer.add_callback(callback)
     if run.train.early_stop_interval:
@@ -171,16 +186,15 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     return trainer
 
 
-def groups(encoded: list[Encoded], checkpoint: Checkpoint, run: Run) -> Groups:
+def groups(encoded: list[Encoded], checkpoint: Checkpoint) -> Groups:
     """A data set whose pictures are decoded when a group is asked for."""
     if checkpoint.adapter is None:
         return Groups(encoded)
-    adapter, root = checkpoint.adapter, Path(run.data.image_root) if run.data.image_root else None
+    return Groups(encoded, functools.partial(_pixels, checkpoint.adapter))
 
-    def pixels(image: Image) -> Any:
-        return adapter.pixels(open_image(image, root))
 
-    return Groups(encoded, pixels)
+def _pixels(adapter: Adapter, image: Image) -> Any:
+    return adapter.pixels(open_image(image))
 
 
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import resource
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from swiftlike.core.files import append_jsonl
 from swiftlike.core.log import get_logger
 
 log = get_logger(__name__)
+_NOT_A_CURVE = re.compile(r"epoch|total_flos|elapsed_s|remaining_s|train_loss|(eval|train)_(runtime|\w+_per_second)")
 SHOWN = ("loss", "eval_loss", "rewards/accuracies", "eval_rewards/accuracies", "rewards/margins", "grad_norm")
 
 
@@ -117,16 +119,22 @@ class FinalEvaluation(TrainerCallback):
 
 
 class Curves(TrainerCallback):
-    """`images/*.png`, one per metric, redrawn at every checkpoint and at the end."""
+    """`images/*.png`, one per metric: at the end, and at checkpoints while that costs little of the run's time."""
+
+    SHARE = 0.01  # of the time so far that drawing may take
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.started, self.spent = folder, time.monotonic(), 0.0
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        before = time.monotonic()
+        if state.is_world_process_zero and self.spent < self.SHARE * (before - self.started):
+            draw_curves(self.folder)
+            self.spent += time.monotonic() - before
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             draw_curves(self.folder)
-
-    on_train_end = on_save
 
 
 def draw_curves(folder: Path) -> list[Path]:
@@ -138,10 +146,11 @@ def draw_curves(folder: Path) -> list[Path]:
     images.mkdir(exist_ok=True)
     series = read_series(folder / "logging.jsonl")
     written = []
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
     for name, points in series.items():
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        figure.clear()
+        axes = figure.add_axes((0.13, 0.12, 0.84, 0.8))
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, marker="." if len(steps) < 50 else "", color="tab:blue", alpha=0.5 if len(steps) > 20 else 1)
         if len(steps) > 20:
@@ -164,7 +173,7 @@ def read_series(path: Path) -> dict[str, list[tuple[int, float]]]:
         record = json.loads(line)
         step = int(str(record.pop("step", "0")).partition("/")[0])
         for name, value in record.items():
-            if isinstance(value, int | float) and math.isfinite(value) and name != "epoch":
+            if isinstance(value, int | float) and math.isfinite(value) and not _NOT_A_CURVE.fullmatch(name):
                 series.setdefault(name, []).append((step, value))
     return series
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swiftlike.losses.base import GroupLogps, LabelledLogps
-from swiftlike.losses.metrics import averages
+from swiftlike.losses.metrics import with_margins
 
 Mean = Callable[[Tensor], Tensor]  # mean of a [B] tensor over all ranks
 
@@ -77,7 +77,8 @@ class Tally:
             return {}
         names = sorted(self.sums)
         table = reduce(torch.stack([self.sums[name] for name in names])).cpu()
-        return averages({name: (total, count) for name, (total, count) in zip(names, table, strict=True)})
+        pairs = zip(names, table.tolist(), strict=True)
+        return with_margins({name: total / count for name, (total, count) in pairs if count})
 
     def clear(self) -> None:
         """Forget everything."""

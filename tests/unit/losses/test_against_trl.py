@@ -13,6 +13,7 @@ from swiftlike.losses import LOSSES
 from .records import group, loss_of
 
 pytest.importorskip("trl")
+pytestmark = pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental'")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -23,7 +23,7 @@ def names(cards: list) -> list[str]:
     return [card.name for card in cards]
 
 
-@pytestrategies.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", LOSSES.names())
 @given(seed=seeds)
 @quick
 def test_rows_and_rewards(name: str, seed: int) -> None:
@@ -38,7 +38,7 @@ def test_rows_and_rewards(name: str, seed: int) -> None:
     assert loss.value.requires_grad
 
 
-@pytestrategies.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", LOSSES.names())
 @given(seed=seeds)
 @quick
 def test_order_of_rows(name: str, seed: int) -> None:
@@ -53,7 +53,7 @@ def test_order_of_rows(name: str, seed: int) -> None:
     torch.testing.assert_close(other.value, loss.value)
 
 
-@pytestrategies.mark.parametrize("card", PAIRS, ids=names(PAIRS))
+@pytest.mark.parametrize("card", PAIRS, ids=names(PAIRS))
 @given(seed=seeds)
 @quick
 def test_gradient_signs(card, seed: int) -> None:
@@ -65,7 +65,7 @@ def test_gradient_signs(card, seed: int) -> None:
     assert (slope[:, 1] > 0).all()
 
 
-@pytestrategies.mark.parametrize("name", [card.name for card in LOSSES if card.needs_reference(card.args())])
+@pytest.mark.parametrize("name", [card.name for card in LOSSES if card.needs_reference(card.args())])
 @given(seed=seeds)
 @quick
 def test_reference_matters_only_as_a_difference(name: str, seed: int) -> None:
@@ -76,7 +76,7 @@ def test_reference_matters_only_as_a_difference(name: str, seed: int) -> None:
     torch.testing.assert_close(loss_of(card, moved).rows, loss_of(card, record).rows)
 
 
-@pytestrategies.mark.parametrize("name", [card.name for card in LOSSES if not card.needs_reference(card.args())])
+@pytest.mark.parametrize("name", [card.name for card in LOSSES if not card.needs_reference(card.args())])
 def test_reference_is_not_read(name: str) -> None:
     """An objective that says it needs no reference works without one."""
     card = LOSSES.get(name)
@@ -84,7 +84,7 @@ def test_reference_is_not_read(name: str) -> None:
     assert loss_of(card, dc.replace(record, reference=None)).value.equal(loss_of(card, record).value)
 
 
-@pytestrategies.mark.parametrize("kind", ["sigmoid", "robust", "sigmoid_norm"])
+@pytest.mark.parametrize("kind", ["sigmoid", "robust", "sigmoid_norm"])
 @given(seed=seeds)
 @quick
 def test_dpo_starts_at_log_2(kind: str, seed: int) -> None:
@@ -97,7 +97,7 @@ def test_dpo_starts_at_log_2(kind: str, seed: int) -> None:
 
 def test_dpo_needs_its_reference() -> None:
     """No reference is an error, not a reference-free loss."""
-    with pytestrategies.raises(ValueError, match="reference"):
+    with pytest.raises(ValueError, match="reference"):
         loss_of(LOSSES.get("dpo"), dc.replace(group(), reference=None))
 
 
@@ -186,7 +186,7 @@ def test_kto_kl_has_no_gradient_and_no_negative_side() -> None:
     assert below.metrics["kl"] == 0
 
 
-@pytestrategies.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", LOSSES.names())
 def test_tokens_counted_ahead(name: str) -> None:
     """The trainer counts an optimiser step's NLL tokens before the forward pass: the same number as the loss finds."""
     card = LOSSES.get(name)

@@ -83,7 +83,18 @@ LLAMA = LLM | {
         "rope_type": "llama3",
     },
 }
-# name: vision, language model, changes to the rest, prompt (number: text tokens, negative: tiles), batch
+PHI3 = LLM | {
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "num_key_value_heads": 4,
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 16,
+    "rope_scaling": {"type": "su", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 8.0]},
+    "sliding_window": 262144,
+    "pad_token_id": 2,
+    "use_cache": False,
+}
+# name: vision, language model, changes to the rest, prompt (number: text tokens, negative: tiles)
 CASES = {
     "internlm2_gqa_one_tile": (VIT, INTERNLM2, {}, [3, -1, 5]),
     "internlm2_gqa_three_tiles": (VIT, INTERNLM2, {}, [3, -3, 5]),
@@ -101,6 +112,8 @@ CASES = {
     "qwen2_qk_norm": (VIT_6B, QWEN2, {}, [3, -1, 5]),
     "llama3_rope_qk_norm": (VIT_6B, LLAMA, {}, [3, -2, 14]),
     "llama_plain_one_tile": (VIT, LLAMA | {"rope_scaling": None, "num_key_value_heads": 4}, {}, [3, -1, 5]),
+    "phi3_short_rope": (VIT, PHI3, {}, [3, -1, 5]),
+    "phi3_long_rope": (VIT, PHI3, {}, [5, -2, 20]),
     "select_layer": (VIT, INTERNLM2, {"select_layer": -2}, [3, -1, 5]),
     "force_image_size": (VIT | {"image_size": 28}, INTERNLM2, {"force_image_size": 56}, [3, -2, 5]),
     "quarter_downsample": (VIT, QWEN2, {"downsample_ratio": 0.25}, [3, -2, 5]),

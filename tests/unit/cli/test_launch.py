@@ -1,0 +1,106 @@
+"""Which process runs where."""
+
+import sys
+
+import pytest
+
+from swiftlike.cli import launch
+from swiftlike.core.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes", "shares"),
+    [
+        (0, 1, [[]]),
+        (0, 2, [[], []]),
+        (1, 1, [[0]]),
+        (2, 1, [[0, 1]]),
+        (2, 2, [[0], [1]]),
+        (4, 2, [[0, 2], [1, 3]]),
+        (8, 4, [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    ],
+)
+def test_placement(visible: int, processes: int, shares: list[list[int]]) -> None:
+    assert [launch.placement(visible, processes, rank) for rank in range(processes)] == shares
+
+
+@pytest.mark.parametrize(("visible", "processes"), [(3, 2), (2, 4), (1, 2)])
+def test_cards_that_cannot_be_shared_evenly(visible: int, processes: int) -> None:
+    with pytest.raises(UserError, match=f"NPROC_PER_NODE={processes}"):
+        launch.placement(visible, processes, 0)
+
+
+def test_one_process_is_not_launched() -> None:
+    assert launch.plan({}) is None
+    assert launch.plan({"NPROC_PER_NODE": "1", "NNODES": "1"}) is None
+    assert launch.plan({"NPROC_PER_NODE": "2", "LOCAL_RANK": "0"}) is None
+
+
+def test_the_torchrun_command() -> None:
+    env = {"NPROC_PER_NODE": "2", "NNODES": "3", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29501"}
+    plan = launch.plan(env)
+    assert plan is not None
+    text = " ".join(plan.command(["rlhf", "--system", "a b"])[1:])
+    assert text == (
+        "-m torch.distributed.run --nproc_per_node 2 --nnodes 3 --node_rank 1 --master_addr 10.0.0.1 "
+        "--master_port 29501 -m swiftlike rlhf --system a b"
+    )
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"NPROC_PER_NODE": "two"},
+        {"NPROC_PER_NODE": "0"},
+        {"NPROC_PER_NODE": "2", "MASTER_PORT": "x"},
+        {"NNODES": "2", "NODE_RANK": "2"},
+    ],
+)
+def test_numbers_that_make_no_sense(env: dict[str, str]) -> None:
+    with pytest.raises(UserError):
+        launch.plan(env)
+
+
+def test_start_becomes_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Replaced(BaseException):
+        """execvp does not return."""
+
+    def execvp(file: str, words: list[str]) -> None:
+        raise Replaced(file, words)
+
+    monkeypatch.setattr(launch.os, "execvp", execvp)
+    with pytest.raises(Replaced) as caught:
+        launch.start(["rlhf"], {"NPROC_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+    assert caught.value.args[0] == sys.executable
+    launch.start(["rlhf"], {})  # one process: returns
+    with pytest.raises(UserError, match="3 visible cards"):
+        launch.start(["rlhf"], {"NPROC_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1,2"})
+
+
+@pytest.mark.parametrize(("text", "names"), [("", []), ("-1", []), ("0, 2", ["0", "2"]), ("1,-1,2", ["1"]), ("GPU-a", ["GPU-a"])])
+def test_visible_devices(text: str, names: list[str]) -> None:
+    assert launch.visible_devices({"CUDA_VISIBLE_DEVICES": text}) == names
+
+
+def test_a_process_keeps_its_own_cards_and_is_narrowed_once() -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    launch.narrow_devices(env)
+    assert env["CUDA_VISIBLE_DEVICES"] == "5,7"
+    env["LOCAL_WORLD_SIZE"] = "1"
+    launch.narrow_devices(env)
+    assert env["CUDA_VISIBLE_DEVICES"] == "5,7"
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"CUDA_VISIBLE_DEVICES": "0,1"},
+        {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+        {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+        {"CUDA_VISIBLE_DEVICES": "", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+    ],
+)
+def test_other_placements_keep_the_list(env: dict[str, str]) -> None:
+    before = dict(env)
+    launch.narrow_devices(env)
+    assert env == before

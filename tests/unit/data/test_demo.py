@@ -1,0 +1,87 @@
+"""Built-in data: balanced, held-out rows apart from the training rows, the same each time."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from swiftlike.data import demo
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
+
+
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def pictures(file: Path) -> list[str]:
+    """Digests of decoded pictures, one per row."""
+    return [hashlib.sha256(Image.open(file.parent / row["images"][0]).tobytes()).hexdigest() for row in rows(file)]
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+def test_text_of_a_picture_row_predicts_at_chance(root, subset):
+    found = rows(demo.vision(root, subset))
+    chosen = Counter((row["query"], row["response"]) for row in found)
+    rejected = Counter((row["query"], row["rejected_response"]) for row in found)
+    assert chosen == rejected
+    pairs = Counter((row["query"], row["response"], row["rejected_response"]) for row in found)
+    assert all(pairs[query, right, wrong] == pairs[query, wrong, right] for query, right, wrong in pairs)
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+def test_answer_alone_predicts_at_chance_in_text(root, subset):
+    found = rows(demo.text(root, subset))
+    assert Counter(row["response"] for row in found) == Counter(row["rejected_response"] for row in found)
+    assert Counter(row["query"].index(row["response"]) < row["query"].index(row["rejected_response"]) for row in found)[
+        True
+    ] * 2 == len(found)  # the first word named is right half the time
+
+
+def test_held_out_pictures_are_new(root):
+    train, test = pictures(demo.vision(root)), pictures(demo.vision(root, "test"))
+    assert len({*train, *test}) == len(train) + len(test)
+
+
+def test_held_out_word_pairs_are_new_and_words_are_not(root):
+    def pairs(found):
+        return {frozenset((row["response"], row["rejected_response"])) for row in found}
+
+    train, test = rows(demo.text(root)), rows(demo.text(root, "test"))
+    assert not pairs(train) & pairs(test)
+    assert {row["response"] for row in test} <= {row["response"] for row in train}
+
+
+@pytest.mark.parametrize("subset", ["train", "test"])
+def test_picture_shows_the_chosen_colour(root, subset):
+    """The pixel farthest from grey has the colour that the chosen answer names, for every row asked for a colour."""
+    file = demo.vision(root, subset)
+    for row in rows(file):
+        if row["response"] not in demo.COLOURS:
+            continue
+        picture = Image.open(file.parent / row["images"][0])
+        assert picture.mode == "RGB"
+        assert picture.size == (demo.SIDE, demo.SIDE)
+        data = picture.tobytes()
+        pixel = max(zip(data[::3], data[1::3], data[2::3], strict=True), key=lambda rgb: max(rgb) - min(rgb))
+        near = min(demo.COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(demo.COLOURS[name], pixel, strict=True)))
+        assert near == row["response"]
+
+
+def test_same_bytes_each_time_and_written_once(root, tmp_path):
+    first, again = demo.vision(root), demo.vision(tmp_path)
+    files = sorted(file.relative_to(first.parent) for file in first.parent.rglob("*") if file.is_file())
+    assert len(files) == 2 + len(rows(first)) + len(rows(demo.vision(root, "test")))
+    assert all((first.parent / file).read_bytes() == (again.parent / file).read_bytes() for file in files)
+    stamp = again.stat().st_mtime_ns
+    assert demo.vision(tmp_path) == again
+    assert again.stat().st_mtime_ns == stamp
+    assert demo.text(root).read_bytes() == demo.text(tmp_path).read_bytes()
+    assert [entry.name for entry in tmp_path.iterdir()] != []
+    assert not [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")]
