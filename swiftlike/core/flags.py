@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from swiftlike.core.coerce import coerce
+from swiftlike.core.coerce import coerce, is_none
 from swiftlike.core.declare import Command, Translate, default_of, types_of
+
+_SWITCH = {"true", "false", "none"}
 
 
 @dc.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Flags:
     def kind_of(self, spelling: str) -> Any:
         """The type of the values that this spelling takes, None when unknown: bool for --use_flash_attn."""
         old = self._old.get(spelling)
-        if isinstance(old, dict) and set(old) <= {"true", "false"}:
+        if isinstance(old, dict) and set(old) <= _SWITCH:
             return bool
         flag = self.get(spelling)
         return flag.kind if flag else None
@@ -121,9 +123,9 @@ class Flags:
 
 
 def _meaning(table: Any, raw: Any) -> Any:
-    if set(table) <= {"true", "false"}:
-        raw = coerce(bool, raw)
     word = str(raw).lower()
+    if set(table) <= _SWITCH and not is_none(raw):
+        word = str(coerce(bool, raw)).lower()
     if word not in table:
         raise ValueError(f"{raw!r} is not one of {', '.join(table)}")
     return table[word]

@@ -53,13 +53,14 @@ def get_logger(name: str = ROOT) -> logging.Logger:
 
 
 def configure(level: str = "info") -> logging.Logger:
-    """Set up the project's logger once per process, on stderr. Ranks other than 0 only warn."""
+    """Set up the project's logger on stderr; calling it again starts over. Ranks other than 0 only warn."""
     logger = logging.getLogger(ROOT)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Format())
-        logger.addHandler(handler)
-        logger.propagate = False
+    for old in [handler for handler in logger.handlers if isinstance(handler.formatter, _Format)]:
+        logger.removeHandler(old)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Format())
+    logger.addHandler(handler)
+    logger.propagate = False
     logger.setLevel(level.upper() if is_main() else logging.WARNING)
     quiet_third_parties()
     return logger

@@ -14,7 +14,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,31 @@ PHRASES = ("Which of these is a kind of {kind}: {first} or {second}?", "Pick the
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 205, 50)}
 SHAPES = ("circle", "square", "triangle")
-PLACES = ("top", "bottom")
 SIDE = 64  # pixels of a picture
 RADIUS = (9, 19)  # pixels, of a shape
-GAP = 6  # pixels at least from the middle line to the middle of a shape whose place is asked
-ROUNDS = {"train": (14, 36), "test": (4, 8)}  # rows per question and answers: about colours, about places
+ROUNDS = {"train": 20, "test": 5}  # pictures for each question, true answer and false answer
 
 Rows = dict[str, list[dict[str, Any]]]
 
 
 def text(folder: Path, subset: str = "train") -> Path:
     """The JSON lines file of a subset of `demo` under `folder`, written when it is missing."""
-    return _once(folder, _text_rows) / f"{subset}.jsonl"
+    return _once(folder, "demo", _text_rows) / f"{subset}.jsonl"
 
 
 def vision(folder: Path, subset: str = "train") -> Path:
     """The JSON lines file of a subset of `demo-vl` under `folder`, with its pictures, written when it is missing."""
-    return _once(folder, _vision_rows) / f"{subset}.jsonl"
+    return _once(folder, "demo-vl", _vision_rows) / f"{subset}.jsonl"
 
 
-def _once(folder: Path, rows_of: Callable[[Path], Rows]) -> Path:
-    """A folder under `folder`, named by this file's digest, that appears when it is complete."""
+def _once(folder: Path, name: str, rows_of: Callable[[Path], Rows]) -> Path:
+    """A folder under `folder`, named after the data and this file's digest, that appears when it is complete."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    done = Path(folder) / digest
+    done = Path(folder) / f"{name}-{digest}"
     if done.is_dir():
         return done
     done.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=done.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f".{done.name}-", dir=done.parent))
     try:
         for subset, rows in rows_of(draft).items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
@@ -88,43 +86,28 @@ def _text_rows(_: Path) -> Rows:
 def _vision_rows(folder: Path) -> Rows:
     """One shape a picture. Every question has every true answer with every false one, equally often."""
     rows: Rows = {}
-    for subset, (colours, places) in ROUNDS.items():
+    for subset, rounds in ROUNDS.items():
         rng = random.Random(f"{SEED} {subset}")
-        asked = [*_about_colours()] * colours + [*_about_places()] * places
+        asked = [*itertools.product(SHAPES, itertools.permutations(COLOURS, 2))] * rounds
         rng.shuffle(asked)
         (folder / "images" / subset).mkdir(parents=True)
         rows[subset] = []
-        for number, (query, shape, chosen, rejected) in enumerate(asked):
+        for number, (shape, (chosen, rejected)) in enumerate(asked):
             image = f"images/{subset}/{number:04d}.png"
             _draw(rng, shape, chosen).save(folder / image)
+            query = f"<image>What colour is the {shape}?"
             answers = {"response": chosen, "rejected_response": rejected}
-            rows[subset].append({"query": f"<image>{query}", **answers, "images": [image]})
+            rows[subset].append({"query": query, **answers, "images": [image]})
     return rows
 
 
-def _about_colours() -> Iterator[tuple[str, str, str, str]]:
-    for shape, (chosen, rejected) in itertools.product(SHAPES, itertools.permutations(COLOURS, 2)):
-        yield f"What colour is the {shape}?", shape, chosen, rejected
-
-
-def _about_places() -> Iterator[tuple[str, str, str, str]]:
-    for shape, (chosen, rejected) in itertools.product(SHAPES, itertools.permutations(PLACES)):
-        yield f"Where is the {shape}?", shape, chosen, rejected
-
-
-def _draw(rng: random.Random, shape: str, answer: str) -> Image.Image:
-    """A shape for which `answer` is true, its other properties random, on a noisy plain ground."""
-    colour = COLOURS[answer if answer in COLOURS else rng.choice([*COLOURS])]
+def _draw(rng: random.Random, shape: str, colour: str) -> Image.Image:
+    """A shape of that colour, size and place random, on a plain ground of random light with some noise."""
     radius = rng.randint(*RADIUS)
-    low, high = radius, SIDE - radius
-    x, y = rng.randint(low, high), rng.randint(low, high)
-    if answer == "top":
-        y = rng.randint(low, SIDE // 2 - GAP)
-    elif answer == "bottom":
-        y = rng.randint(SIDE // 2 + GAP, high)
+    x, y = rng.randint(radius, SIDE - radius), rng.randint(radius, SIDE - radius)
     light = rng.randint(90, 235)
     picture = Image.new("RGB", (SIDE, SIDE), _near((light,) * 3, rng))
-    brush, ink = ImageDraw.Draw(picture), _near(colour, rng)
+    brush, ink = ImageDraw.Draw(picture), _near(COLOURS[colour], rng)
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         brush.ellipse(box, fill=ink)

@@ -129,7 +129,7 @@ def _record(line: bytes) -> Record:
     if b"\0" in line:
         return BadRow("NUL bytes", "the file was not written to its end, or is not text")
     try:
-        return _object(json.loads(line.decode("utf-8")))
+        return _object(json.loads(line.rstrip().decode("utf-8")))
     except UnicodeDecodeError as error:
         return BadRow("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
     except json.JSONDecodeError as error:

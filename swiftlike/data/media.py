@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import io
 import re
+import struct
 import urllib.error
 import urllib.request
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,6 @@ from typing import IO, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import PIL.Image
-import PIL.ImageOps
 
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Image
@@ -28,9 +30,20 @@ MAX_BYTES = 64 << 20
 TIMEOUT_S = 20.0
 SOURCES = ("file", "url", "inline")
 # Formats with a decoder of PIL's own. EPS and the like start other programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "PPM", "ICO")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO")
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 _SIDEWAYS = (5, 6, 7, 8)
+# What PIL's decoders raise on damaged files.
+_BROKEN = (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, EOFError, struct.error, zlib.error)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _LONGEST_PATH = 4096
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -48,9 +61,10 @@ def open_image(
     with _opened(image, root, sources, max_bytes) as picture:
         _refuse_size(picture.size, name)
         try:
+            turn = _TURNS.get(_orientation(picture))
             picture.load()
-            return _rgb(PIL.ImageOps.exif_transpose(picture))
-        except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
+            return _rgb(picture if turn is None else picture.transpose(turn))
+        except _BROKEN as error:
             raise BadRow("image is broken", f"{name}: {error}") from error
 
 
@@ -61,7 +75,17 @@ def image_size(
     with _opened(image, root, sources, max_bytes) as picture:
         _refuse_size(picture.size, describe(image))
         width, height = picture.size
-        return (height, width) if picture.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
+        return (height, width) if _orientation(picture) in _SIDEWAYS else (width, height)
+
+
+def _orientation(picture: PIL.Image.Image) -> int:
+    """How the camera was held, from the header. PIL would decode a whole PNG to look for a mark behind its pixels."""
+    if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
+        return 1
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except _BROKEN:
+        return 1  # damaged camera data does not make the picture unusable
 
 
 def describe(image: Image) -> str:
@@ -137,15 +161,21 @@ def _opened(image: Image, root: str | Path, sources: Iterable[str], max_bytes: i
     with _file(image, root, sources, max_bytes) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # our own limit is lower
         try:
-            picture = PIL.Image.open(file, formats=_FORMATS)
+            picture = PIL.Image.open(file, formats=_formats())
         except PIL.UnidentifiedImageError as error:
             raise BadRow("image is unreadable", f"{name}: no known picture format") from error
         except PIL.Image.DecompressionBombError as error:
             raise BadRow("image is too large", f"{name}: {error}") from error
-        except (OSError, ValueError, SyntaxError) as error:
+        except _BROKEN as error:
             raise BadRow("image is broken", f"{name}: {error}") from error
         with picture:
             yield picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    PIL.Image.init()
+    return tuple(name for name in _FORMATS if name in PIL.Image.OPEN)  # AVIF is missing from some builds
 
 
 def _file(image: Image, root: str | Path, sources: Iterable[str], max_bytes: int) -> IO[bytes]:

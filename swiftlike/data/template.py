@@ -10,7 +10,7 @@ from swiftlike.core.errors import UserError
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import IMAGE_TAG, Message, Turns
 from swiftlike.model_registry.card import TemplateCard, VisionCard
-from swiftlike.model_registry.render import segments
+from swiftlike.model_registry.render import bind, segments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +38,8 @@ class Template:
         vision: VisionCard | None = None,
         system: str | None = None,
     ) -> None:
-        self.tokenizer, self.card, self.vision = tokenizer, card, vision
-        self.system = system
+        self.tokenizer, self.vision, self.system = tokenizer, vision, system
+        self.card = card and bind(card, tokenizer.eos_token or "", self._adds_bos())
         if card is None and not tokenizer.chat_template:
             raise UserError(
                 "this checkpoint has no chat template of its own",
@@ -64,7 +64,7 @@ class Template:
         if tools:
             raise BadRow("tools", f"template {self.card.name} has no place for tool definitions")
         pieces, answer = [], 0
-        for text, is_answer in segments(self.card, messages):
+        for text, is_answer in self._segments(messages):
             pieces.append(Piece(text, is_answer and counts[answer]))
             answer += is_answer
         return pieces
@@ -75,6 +75,13 @@ class Template:
         if self.card is None:
             return self._render(messages, tools, opened=True)
         return "".join(text for text, _ in segments(self.card, messages, add_generation_prompt=True))
+
+    def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        assert self.card is not None
+        try:
+            return segments(self.card, messages)
+        except UserError as error:  # a conversation that this template cannot show is that row's fault
+            raise BadRow("template", error.message) from error
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         own = bool(messages) and messages[0].role == "system"
@@ -155,6 +162,11 @@ class Template:
             if counted:
                 out.insert(0, ([bos], False))
         return out
+
+    def _adds_bos(self) -> bool:
+        """Whether the tokenizer itself starts a text with BOS."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.tokenizer("x")["input_ids"][:1] == [bos]
 
     def _prefix_space(self) -> bool:
         """Whether the tokenizer puts a space before text that it is given alone (sentencepiece)."""

@@ -149,7 +149,7 @@ def _pair(have: dict[str, Any], _kind: str) -> dict[str, str] | None:
         one_answer = _single(have, "") if {"images", "image"} & have.keys() and _first(REJECTED_IMAGES, have) else None
         return None if one_answer is None else dict.fromkeys(one_answer, "chosen")
     chosen = _first(PARTNERS.get(rejected, ()), have)
-    if is_answered(have) and not (chosen and is_whole(have[chosen])):
+    if not chosen and is_answered(have):
         return {rejected: "rejected"}  # the conversation's own last turn is the chosen answer
     chosen = chosen or _first(CHOSEN, have)
     return {chosen: "chosen", rejected: "rejected"} if chosen else None
@@ -195,7 +195,7 @@ def dialogue_of(have: Columns[str, Any]) -> str:
 def _is_dialogue(value: Any) -> bool:
     if isinstance(value, str):  # a CSV cell
         return value.lstrip().startswith("[{")
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    return isinstance(value, list) and any(isinstance(entry, dict) for entry in value)
 
 
 def is_answered(have: Columns[str, Any]) -> bool:

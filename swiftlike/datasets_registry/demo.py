@@ -9,7 +9,7 @@ TEXT = DatasetCard(
     known_subsets=("train", "test"),
     kinds=("completion", "pair"),
     licence="Apache-2.0",
-    help="words by kind: 'Which of these is a fruit: plum or hammer?'; 600 pairs, 180 held out",
+    help="words by kind: 'Pick the fruit: plum or hammer.'; 648 pairs, 216 held out",
 )
 
 VISION = DatasetCard(
@@ -20,5 +20,5 @@ VISION = DatasetCard(
     kinds=("completion", "pair"),
     vision=True,
     licence="Apache-2.0",
-    help="drawn pictures: 'What colour is the square?'; only the picture tells which answer is true; 720 pairs, 180 held out",
+    help="drawn pictures: 'What colour is the square?', which only the picture tells; 720 pairs, 180 held out",
 )

@@ -61,7 +61,10 @@ def _pair(got: Got) -> Row:
     prompt, inline = _prompt(got)
     images = _images(got, "images")
     if "chosen" in got:
-        whole = _complete(prompt, _answer(got["chosen"]), inline)
+        chosen = _answer(got["chosen"])
+        if prompt[-1:] == chosen[0]:  # the conversation repeats the chosen answer
+            prompt = prompt[:-1]
+        whole = _complete(prompt, chosen, inline)
     else:
         whole = (prompt, inline)
         prompt, _ = _split(prompt)
@@ -121,7 +124,7 @@ def _prompt(got: Got) -> Said:
 def _is_messages(value: Any) -> bool:
     if isinstance(value, str):
         return value.lstrip().startswith("[{")
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "type" not in value[0]
+    return isinstance(value, list) and any(isinstance(entry, dict) and "type" not in entry for entry in value)
 
 
 def _system(got: Got, messages: tuple[Message, ...], images: tuple[Image, ...]) -> Said:

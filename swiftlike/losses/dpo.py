@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swiftlike.core.declare import arg, section
@@ -38,18 +38,14 @@ class DpoArgs:
     reference_free: bool = arg(False, "drop the reference from the loss (rewards still use it)")
 
     @property
-    def mix(self) -> Iterator[tuple[str, float]]:
-        """(loss type, its factor), `sft` left out: it is an NLL."""
-        weights = self.loss_weights or [1.0] * len(self.loss_type)
-        pairs = zip(self.loss_type, weights, strict=True)
-        return ((kind, weight) for kind, weight in pairs if kind != "sft")
+    def mix(self) -> list[tuple[str, float]]:
+        """(loss type, its factor). ValueError when there are not as many of both."""
+        return list(zip(self.loss_type, self.loss_weights or [1.0] * len(self.loss_type), strict=True))
 
     @property
     def nll_weight(self) -> float:
         """The factor of NLL(chosen): rpo_alpha and every `sft` of the mix."""
-        weights = self.loss_weights or [1.0] * len(self.loss_type)
-        sft = sum(weight for kind, weight in zip(self.loss_type, weights, strict=True) if kind == "sft")
-        return sft + (self.rpo_alpha or 0.0)
+        return sum((weight for kind, weight in self.mix if kind == "sft"), start=self.rpo_alpha or 0.0)
 
     def problems(self) -> list[str]:
         """Values that do not go together."""
@@ -114,7 +110,8 @@ def dpo(record: GroupLogps, args: DpoArgs) -> Loss:
     record = widened(record)
     drift = record.policy if args.reference_free else record.ratios
     gap, mean_gap = pair_difference(drift), pair_difference(drift / record.tokens)
-    rows = sum((weight * TERMS[kind](gap, mean_gap, args) for kind, weight in args.mix), start=gap.new_zeros(gap.shape))
+    terms = [weight * TERMS[kind](gap, mean_gap, args) for kind, weight in args.mix if kind != "sft"]
+    rows = sum(terms, start=gap.new_zeros(gap.shape))
     return Loss(rows, args.beta * record.ratios.detach(), nll=chosen_nll(record, args.nll_weight))
 
 
@@ -122,7 +119,9 @@ def words(args: DpoArgs) -> str:
     """`DPO(beta 0.1) + 1.0 x NLL(chosen)`."""
     setting = f"(beta {args.beta}{smoothing_words(args.label_smoothing)}{', no reference' * args.reference_free})"
     terms = [
-        f"{weight} x " * (weight != 1) + "DPO" + f" {kind}" * (kind != "sigmoid") + setting for kind, weight in args.mix
+        f"{weight} x " * (weight != 1) + "DPO" + f" {kind}" * (kind != "sigmoid") + setting
+        for kind, weight in args.mix
+        if kind != "sft"
     ]
     return (" + ".join(terms) + plus_nll(args.nll_weight)).removeprefix(" + ")
 

@@ -40,7 +40,8 @@ _NAMES = [
     (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w1\.weight", rf"{_TEXT_LAYER}.mlp.gate_proj.weight"),
     (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w2\.weight", rf"{_TEXT_LAYER}.mlp.down_proj.weight"),
     (r"language_model\.model\.layers\.(\d+)\.feed_forward\.w3\.weight", rf"{_TEXT_LAYER}.mlp.up_proj.weight"),
-    # Llama, Qwen2 and Phi3 keep their names; the final norm is InternLM2's too
+    # Llama, Qwen and Phi3 keep their names; the final norm is InternLM2's too
+    (r"language_model\.model\.layers\.(\d+)\.self_attn\.([qk]_norm\.weight)", rf"{_TEXT_LAYER}.self_attn.\2"),
     (r"language_model\.lm_head\.weight", "lm_head.weight"),
     (r"language_model\.model\.((?:embed_tokens|norm)\.weight)", r"model.language_model.\1"),
     (

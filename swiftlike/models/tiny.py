@@ -4,7 +4,7 @@ They need no download, so that every command can be tried and tested anywhere. A
 config.json, model.safetensors, generation_config.json, tokenizer and chat template, processor files. Random weights
 are drawn at the scale at which signals keep their size through the layers (standard deviation 1 / sqrt(inputs)), not
 at the small scale that training from scratch starts from: a picture then moves the logits from the start, and
-LoRA alone, with the rest frozen, can learn to use it.
+LoRA alone, with the rest frozen, can learn to use it. Token embeddings are drawn smaller.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SEED = 20_26
 VOCABULARY = 704  # tokens; a multiple of 64, and every one of them is a token that the tokenizer knows
 TILE, PATCH = 64, 16  # pixels; 16 patches a tile
 HIDDEN = 128  # width of the language models
+EMBEDDING = 0.1  # standard deviation; small, so that what attention brings in soon outweighs the token itself
 PAD, STOP = "<|endoftext|>", "<|im_end|>"
 CHATML = (PAD, "<|im_start|>", STOP)
 
@@ -45,7 +46,11 @@ SENTENCES = (
     "Water, fire, earth and air; morning, evening, summer, winter; north, south, east and west; up and down.",
     "def add(left, right):\n    return left + right\n\nprint(add(1, 2))  # a short program\n",
 )
-WORDS = ["red", "green", "blue", "yellow", "purple", "orange", "black", "white", "circle", "square", "triangle", "apple", "pear", "plum", "grape", "lemon", "cherry", "hammer", "saw", "drill", "wrench", "pliers", "chisel", "horse", "goat", "sheep", "tiger", "rabbit", "otter", "left", "right", "top", "bottom", "yes", "no"]
+WORDS = (
+    *("red", "green", "blue", "yellow", "purple", "orange", "black", "white", "circle", "square", "triangle"),
+    *("apple", "pear", "plum", "grape", "lemon", "cherry", "hammer", "saw", "drill", "wrench", "pliers", "chisel"),
+    *("horse", "goat", "sheep", "tiger", "rabbit", "otter", "left", "right", "top", "bottom", "yes", "no"),
+)
 
 
 @dc.dataclass(frozen=True)
@@ -265,16 +270,22 @@ def _draw(model: Any) -> None:
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
-            if weight.ndim == 1 and name.endswith("weight"):
-                weight.fill_(1.0)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 weight.zero_()
-            elif "lambda_" in name:
+            elif "lambda_" in name:  # InternVL's gain of each vision layer
                 weight.fill_(0.5)
+            elif weight.ndim == 1 and name.endswith("weight"):
+                weight.fill_(1.0)
             else:
-                lookup = weight.ndim == 1 or ("embed" in name and "patch" not in name)
-                inputs = 1 if lookup else weight[0].numel()
-                weight.normal_(0.0, inputs**-0.5, generator=generator)
+                weight.normal_(0.0, _spread(name, weight), generator=generator)
+
+
+def _spread(name: str, weight: Any) -> float:
+    if "embed_tokens" in name:
+        return EMBEDDING
+    if weight.ndim == 1 or "position_embedding" in name or "cls_token" in name:  # added or put in as they are
+        return 1.0
+    return weight[0].numel() ** -0.5
 
 
 def _write_model(family: Family, tokenizer: Any, folder: Path) -> None:

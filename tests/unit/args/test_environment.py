@@ -14,7 +14,12 @@ def read(env: dict[str, str], known: tuple[str, ...] = KNOWN) -> tuple[list[Give
 
 @pytest.mark.parametrize(
     ("name", "flag"),
-    [("MAX_PIXELS", "max_pixels"), ("MAX_NUM", "max_tiles"), ("USE_HF", "use_hf"), ("SWIFTLIKE_LORA_RANK", "lora_rank")],
+    [
+        ("MAX_PIXELS", "max_pixels"),
+        ("MAX_NUM", "max_tiles"),
+        ("USE_HF", "use_hf"),
+        ("SWIFTLIKE_LORA_RANK", "lora_rank"),
+    ],
 )
 def test_names_that_are_read(name: str, flag: str) -> None:
     assert read({name: "4", "HOME": "/root"}) == ([Given(flag, "4", f"environment {name}")], [])

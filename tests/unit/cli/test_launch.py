@@ -77,7 +77,9 @@ def test_start_becomes_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         launch.start(["rlhf"], {"NPROC_PER_NODE": "2", "CUDA_VISIBLE_DEVICES": "0,1,2"})
 
 
-@pytest.mark.parametrize(("text", "names"), [("", []), ("-1", []), ("0, 2", ["0", "2"]), ("1,-1,2", ["1"]), ("GPU-a", ["GPU-a"])])
+@pytest.mark.parametrize(
+    ("text", "names"), [("", []), ("-1", []), ("0, 2", ["0", "2"]), ("1,-1,2", ["1"]), ("GPU-a", ["GPU-a"])]
+)
 def test_visible_devices(text: str, names: list[str]) -> None:
     assert launch.visible_devices({"CUDA_VISIBLE_DEVICES": text}) == names
 

@@ -1,5 +1,6 @@
 """One meaning for text, YAML and JSON."""
 
+import re
 from typing import Any, Literal
 
 import pytest
@@ -69,9 +70,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("kind", "raw", "reason"), WRONG)
 def test_why_a_word_means_nothing(kind: Any, raw: Any, reason: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         coerce(kind, raw)
-    assert reason in str(caught.value)
 
 
 def test_a_file_with_a_comma_in_its_name_is_one_item(tmp_path: Any) -> None:

@@ -60,9 +60,17 @@ def test_spellings_lead_to_one_flag(spelling: str, raw: Any, expected: tuple[str
     assert flags(One).read(spelling, raw) == expected
 
 
-@pytest.mark.parametrize(("spelling", "raw"), [("rank", "0"), ("rank", "65"), ("strategy", "x"), ("use_flash", "x")])
-def test_bad_values_are_refused(spelling: str, raw: str) -> None:
-    with pytest.raises(ValueError, match="."):
+BAD = [
+    ("rank", "0", "less than 1"),
+    ("rank", "65", "more than 64"),
+    ("strategy", "x", "not one of discard, none"),
+    ("use_flash", "x", "not true or false"),
+]
+
+
+@pytest.mark.parametrize(("spelling", "raw", "reason"), BAD)
+def test_bad_values_are_refused(spelling: str, raw: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         flags(One).read(spelling, raw)
 
 

@@ -11,12 +11,13 @@ from swiftlike.core import log
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     logger = logging.getLogger(log.ROOT)
-    handlers, logger.handlers = logger.handlers, []
     yield
-    logger.handlers, logger.propagate = handlers, True
+    logger.handlers, logger.propagate = [], True
 
 
-def test_rank_0_speaks_and_others_only_warn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rank_0_speaks_and_others_only_warn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("RANK", raising=False)
     log.configure()
     log.get_logger("swiftlike.x").info("hello %d", 1)

@@ -24,12 +24,23 @@ def test_v4_list_in_yaml_and_as_text(tmp_path: Path) -> None:
     info = tmp_path / "info.yaml"
     info.write_text("- hf_dataset_id: some/pairs\n  subsets:\n  - subset: en\n    columns: {q: query}\n")
     (card,) = read(str(info))
-    assert (card.name, card.hf, card.subsets, dict(card.columns)) == ("some/pairs", "some/pairs", ("en",), {"q": "query"})
+    assert (card.name, card.hf, card.subsets, dict(card.columns)) == (
+        "some/pairs",
+        "some/pairs",
+        ("en",),
+        {"q": "query"},
+    )
     assert read('[{"ms_dataset_id": "x/y", "dataset_name": "n"}]')[0].name == "n"
 
 
 def test_conversations_with_roles_and_keys_of_their_own() -> None:
-    spec = {"conversations_key": "talk", "from_key": "who", "value_key": "says", "user_role": "me", "assistant_role": "it"}
+    spec = {
+        "conversations_key": "talk",
+        "from_key": "who",
+        "value_key": "says",
+        "user_role": "me",
+        "assistant_role": "it",
+    }
     (card,) = read(json.dumps({"t": {"dataset_path": "x.jsonl", "conversations": spec}}))
     assert card.to_row is not None
     row = card.to_row({"talk": [{"who": "me", "says": "q"}, {"who": "it", "says": "a"}], "rejected_response": "b"})

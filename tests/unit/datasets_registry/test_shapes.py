@@ -51,7 +51,11 @@ PAIR = ("u:q", "a:good", "a:bad")
         ),
         ({"instruction": "q", "input": "", "output": "good"}, ("u:q", "a:good"), "alpaca answers"),
         ({"instruction": "q", "input": "x", "output": "good"}, ("u:q\nx", "a:good"), "alpaca answers"),
-        ({"instruction": "q", "input": "x", "chosen": "good", "rejected": "bad"}, ("u:q\nx", *PAIR[1:]), "alpaca pairs"),
+        (
+            {"instruction": "q", "input": "x", "chosen": "good", "rejected": "bad"},
+            ("u:q\nx", *PAIR[1:]),
+            "alpaca pairs",
+        ),
         (
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "good"}]},
             ("u:q", "a:good"),
@@ -79,6 +83,7 @@ PAIR = ("u:q", "a:good", "a:bad")
             PAIR,
             "conversation pairs",
         ),
+        ({"messages": [user("q"), bot("good")], "chosen": "good", "rejected": "bad"}, PAIR, "message pairs"),
         ({"prompt": "q", "completion": "good"}, ("u:q", "a:good"), "prompt/answer answers"),
         ({"prompt": "q", "response": "good", "chosen": "good", "rejected": "bad"}, PAIR, "prompt/answer pairs"),
         ({"question": "q", "preferred": "good", "dispreferred": "bad"}, PAIR, "question/answer pairs"),
@@ -161,7 +166,8 @@ def test_other_labels_are_no_verdicts_unless_asked_for() -> None:
         ({"query": "q", "response": "a", "history": "[['a'"}, "neither JSON nor"),
         ({"query": "q", "response": "a", "history": [["a"]]}, "broken history"),
         ({"query": "q", "response": "a", "tools": "{"}, "tools are not JSON"),
-        ({"messages": [user("q"), bot("a")], "chosen": "x", "rejected": "y", "images": 3}, "not an image"),
+        ({"messages": [user("q")], "chosen": "x", "rejected": "y", "images": 3}, "not an image"),
+        ({"messages": [user("q"), bot("a")], "chosen": "x", "rejected": "y"}, "two answers"),
     ],
 )
 def test_broken_records_say_why(record: dict[str, Any], said: str) -> None:
@@ -210,7 +216,11 @@ def sources(row: Row) -> list[list[str | bytes]]:
             "<image>q",
             [["x"], ["y"], [], []],
         ),
-        ({"query": "q", "response": "a", "images": ["x"], "rejected_images": ["y"]}, "<image>q", [["x"], ["y"], [], []]),
+        (
+            {"query": "q", "response": "a", "images": ["x"], "rejected_images": ["y"]},
+            "<image>q",
+            [["x"], ["y"], [], []],
+        ),
         (
             {"query": "<image>", "response": "<image>", "rejected_response": "no", "images": ["x", "y"]},
             "<image>",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "internvl_chat.json"
 IMAGE_TOKEN = 40
@@ -94,6 +95,14 @@ PHI3 = LLM | {
     "pad_token_id": 2,
     "use_cache": False,
 }
+QWEN3 = LLM | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "head_dim": 16,
+    "rope_theta": 1000000,
+    "rope_scaling": None,
+    "attention_bias": False,
+}
 # name: vision, language model, changes to the rest, prompt (number: text tokens, negative: tiles)
 CASES = {
     "internlm2_gqa_one_tile": (VIT, INTERNLM2, {}, [3, -1, 5]),
@@ -109,6 +118,17 @@ CASES = {
     "internlm2_no_rope_scaling": (VIT, INTERNLM2 | {"rope_scaling": None}, {}, [3, -1, 5]),
     "internlm2_longer_than_rope": (VIT, INTERNLM2 | {"max_position_embeddings": 16}, {}, [5, -2, 25]),
     "qwen2_gqa_three_tiles": (VIT, QWEN2, {}, [3, -3, 5]),
+    "qwen2_dynamic_rope": (
+        VIT,
+        QWEN2
+        | {
+            "max_position_embeddings": 16,
+            "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+        },
+        {},
+        [5, -1, 15],
+    ),
+    "qwen3_one_tile": (VIT, QWEN3, {}, [3, -1, 5]),
     "qwen2_qk_norm": (VIT_6B, QWEN2, {}, [3, -1, 5]),
     "llama3_rope_qk_norm": (VIT_6B, LLAMA, {}, [3, -2, 14]),
     "llama_plain_one_tile": (VIT, LLAMA | {"rope_scaling": None, "num_key_value_heads": 4}, {}, [3, -1, 5]),
@@ -199,12 +219,16 @@ def original_model(folder, config):
         sys.modules |= {"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models")}
         sys.modules["timm.models.layers"] = stand_in
     source = importlib.import_module("internvl.model.internvl_chat")
+    config, language = copy.deepcopy(config), None
+    if config["llm_config"]["model_type"] == "qwen3":  # the original takes a ready language model too
+        language = Qwen3ForCausalLM(Qwen3Config(**config["llm_config"]))
+        config["llm_config"]["architectures"] = ["Qwen2ForCausalLM"]
     native = source.InternVLChatConfig(**copy.deepcopy(config))
     if (
         config["llm_config"]["model_type"] == "internlm2"
     ):  # transformers 5 rewrites the field; the original reads it raw
         type(native.llm_config).rope_scaling = config["llm_config"].get("rope_scaling")
-    model = source.InternVLChatModel(native).eval()
+    model = source.InternVLChatModel(native, language_model=language).eval()
     model.img_context_token_id = IMAGE_TOKEN
     return model
 

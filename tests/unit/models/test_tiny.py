@@ -44,7 +44,9 @@ def look(name: str, folder: Path, model, picture: Image.Image) -> torch.Tensor:
     seen = dict(AutoImageProcessor.from_pretrained(folder)(images=[picture], return_tensors="pt"))
     seen.pop("num_patches", None)
     content = [{"type": "image"}, {"type": "text", "text": "What colour is the square?"}]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
     mark, count = MARK[name]
     assert text.count(mark) == 1
     batch = tokenizer(text.replace(mark, mark * count), return_tensors="pt")
