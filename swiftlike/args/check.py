@@ -1,7 +1,5 @@
 """Looking at data without a model."""
 
-from __future__ import annotations
-
 from swiftlike.core.declare import arg, section
 
 

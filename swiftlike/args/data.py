@@ -1,7 +1,5 @@
 """Which rows, how they are split and mixed, and how long they and their pictures may be."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from swiftlike.core.declare import arg, section
@@ -43,11 +41,12 @@ class DataArgs:
         },
     )
     max_length: int | None = arg(
-        2048, "most tokens of prompt and completion, pictures included; none: the model's own limit", ge=1
+        None, "most tokens of prompt and completion, pictures included; none: 2048 of text, pictures on top", ge=1
     )
-    truncation_strategy: Literal["delete", "left", "right"] = arg(
-        "delete",
-        "what becomes of longer rows: left out and counted, or their text cut (never a picture)",
+    truncation_strategy: Literal["delete", "left", "right"] | None = arg(
+        None,
+        "what becomes of longer rows: left out and counted (delete), or their text cut (never a picture); none: they "
+        "are bad rows",
         values={"truncation_left": "left", "truncation_right": "right"},
     )
     max_image_tokens: int | None = arg(None, "most tokens one picture may take; it is made smaller to fit", ge=1)

@@ -1,7 +1,5 @@
 """Looking things up without a run."""
 
-from __future__ import annotations
-
 from swiftlike.core.declare import arg, section
 
 

@@ -1,7 +1,5 @@
 """Which weights are trained: adapters or all of them, and which parts of a vision-language model."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from swiftlike.args.model import DTYPES

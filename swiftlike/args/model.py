@@ -1,7 +1,5 @@
 """Which model, and how it is loaded."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from swiftlike.core.declare import arg, section

@@ -1,7 +1,5 @@
 """Which preference objective, and what it compares with. The objectives' own flags are declared beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from swiftlike.core.declare import arg, section

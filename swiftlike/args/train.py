@@ -1,7 +1,5 @@
 """How training runs: batches, schedule, evaluation, checkpoints, hardware."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from swiftlike.core.declare import arg, section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -57,8 +58,10 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"swiftlike_plugin_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--plugin {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # annotations that are text are looked up there
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's file raises is shown as theirs
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}:{lines[-1]}" if lines else str(path)

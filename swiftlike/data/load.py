@@ -33,18 +33,23 @@ class Loaded:
     report: Report
 
 
-def load_rows(data: Any, kind: str, seed: int) -> Loaded:
+def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
     """Rows of `kind` (completion, pair, labelled, ranked) from `data` (a DataArgs), read and checked.
 
-    Deterministic in (data, kind, seed). UserError that lists `file:line: reason` when a row is bad and
-    `data.on_bad_row` is "error", when a set has no usable format, or when nothing is left to train on.
+    `hub` ("hf" or "ms") has the ids that name no hub themselves. Deterministic in (data, kind, seed). UserError that
+    lists `file:line: reason` when a row is bad and `data.on_bad_row` is "error", when a set has no usable format, or
+    when nothing is left to train on.
     """
     seed = seed if data.dataset_seed is None else data.dataset_seed
     report = Report()
-    pictures = pictures_of(data)
+    pictures = Pictures(max_bytes=max_bytes(data))
     ratio = 0.0 if data.val_dataset else data.dataset_test_ratio
-    parts = [_load(one, ratio) for one in _jobs(data, data.dataset, kind, pictures, report, seed)]
-    held = [_load(one, 1.0) for one in _jobs(data, data.val_dataset, kind, pictures, report, seed)]
+
+    def converters(items: Sequence[str]) -> list[Converter]:
+        return [Converter(source, kind, pictures, data.image_root) for source in sources_of(data, items, hub)]
+
+    parts = [_load(one, ratio, seed) for one in _reported(converters(data.dataset), report, data.columns)]
+    held = [_load(one, 1.0, seed) for one in _reported(converters(data.val_dataset), report, data.columns)]
     if data.on_bad_row == "error":
         refuse_bad_rows(report.problems)
     train = mix([rows for rows, _ in parts], data.interleave_prob, data.stopping_strategy, seed)
@@ -62,35 +67,24 @@ def load_rows(data: Any, kind: str, seed: int) -> Loaded:
     return Loaded(train, val, report)
 
 
-@dc.dataclass(frozen=True)
-class _Job:
-    source: Source
-    converter: Converter
-    generator: random.Random
+def max_bytes(data: Any) -> int:
+    """The largest picture file that the arguments allow."""
+    return int(data.max_image_size_mb * 2**20)
 
 
-def pictures_of(data: Any) -> Pictures:
-    """The picture checker with the limits of the arguments."""
-    return Pictures(max_bytes=int(data.max_image_size_mb * 2**20))
-
-
-def sources_of(data: Any, items: Sequence[str]) -> list[Source]:
+def sources_of(data: Any, items: Sequence[str], hub: str = "hf") -> list[Source]:
     """Every data set that the items name, after the user's own sets are registered."""
     register(data.custom_dataset_info)
-    return [open_source(wanted, data.columns) for wanted in parse_all(items)]
+    return [open_source(wanted, data.columns, hub) for wanted in parse_all(items)]
 
 
-def _jobs(data: Any, items: Sequence[str], kind: str, pictures: Pictures, report: Report, seed: int) -> Iterator[_Job]:
-    jobs = [
-        _Job(source, Converter(source, kind, pictures, data.image_root), random.Random(seed))
-        for source in sources_of(data, items)
-    ]
-    for job in jobs:
-        report.datasets.append(job.converter.report)
-        yield job
-        job.converter.refuse_unusable()
-    if jobs:
-        refuse_unknown_columns(data.columns, [job.converter for job in jobs])
+def _reported(converters: Sequence[Converter], report: Report, columns: Mapping[str, str]) -> Iterator[Converter]:
+    """Each converter in turn; once its records are read, a UserError when none of them was usable."""
+    for converter in converters:
+        report.datasets.append(converter.report)
+        yield converter
+        converter.refuse_unusable()
+    refuse_unknown_columns(columns, converters)
 
 
 def refuse_unknown_columns(columns: Mapping[str, str], converters: Sequence[Converter]) -> None:
@@ -103,17 +97,17 @@ def refuse_unknown_columns(columns: Mapping[str, str], converters: Sequence[Conv
             raise UserError(f"--columns: no record has a column {name!r}{suggestion(name, seen)}")
 
 
-def _load(job: _Job, ratio: float) -> tuple[list[Row], list[Row]]:
-    table = job.source.table()
-    report = job.converter.report
+def _load(converter: Converter, ratio: float, seed: int) -> tuple[list[Row], list[Row]]:
+    table = converter.source.table()
+    report = converter.report
     report.found = len(table)
-    wanted = job.source.wanted.count
+    wanted = converter.source.wanted.count
     if ratio >= 1 and wanted is not None and wanted > len(table):
-        raise UserError(f"{job.source.name}#{wanted}: validation rows are not repeated; there are {len(table)}")
-    train, val = draw(len(table), wanted, ratio, job.generator)
+        raise UserError(f"{report.name}#{wanted}: validation rows are not repeated; there are {len(table)}")
+    train, val = draw(len(table), wanted, ratio, random.Random(seed))
     if 0 < ratio < 1 and not val:
         report.notes.append("nothing held out to validate on: there is only one row")
-    rows = _Reader(table, job.converter)
+    rows = _Reader(table, converter)
     trained, held = rows.at(train), rows.at(val)
     report.train, report.val = len(trained), len(held)
     report.repeated = len(train) - len(set(train))
@@ -164,7 +158,7 @@ def mix(parts: Sequence[list[Item]], chances: Sequence[float], stopping: str, se
     """The parts one after another, or drawn from with these chances until one is used up (or every one has been)."""
     if not chances:
         return [item for part in parts for item in part]
-    _refuse_chances(chances, len(parts))
+    refuse_chances(chances, len(parts))
     if any(not part for part in parts):
         raise UserError("--interleave_prob: a data set has no rows to draw from")
     generator = random.Random(seed)
@@ -182,7 +176,8 @@ def mix(parts: Sequence[list[Item]], chances: Sequence[float], stopping: str, se
             return mixed
 
 
-def _refuse_chances(chances: Sequence[float], count: int) -> None:
+def refuse_chances(chances: Sequence[float], count: int) -> None:
+    """UserError when the chances do not fit the data sets or do not sum to 1."""
     if len(chances) != count:
         raise UserError(f"--interleave_prob has {len(chances)} numbers for {count} data sets")
     if min(chances) < 0 or abs(sum(chances) - 1) > 1e-6:

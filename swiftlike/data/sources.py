@@ -25,6 +25,7 @@ class Source:
     wanted: Wanted
     columns: Mapping[str, str]
     paths: tuple[Path, ...] = ()
+    hub: str = "hf"  # where ids without a prefix are looked for
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Source:
                 yield from ((record, f"{name}:{number}") for number, record in enumerate(_plain(records), start=1))
 
 
-def open_source(wanted: Wanted, columns: Mapping[str, str]) -> Source:
+def open_source(wanted: Wanted, columns: Mapping[str, str], hub: str = "hf") -> Source:
     """Find the data. UserError when a local part is missing; a hub is only asked when records are read."""
     card = wanted.card
     if card and columns and card.to_row is None:
@@ -68,7 +69,7 @@ def open_source(wanted: Wanted, columns: Mapping[str, str]) -> Source:
         if not path.exists():
             raise UserError(f"data set {card.name}: no such file or folder: {path}")
     if path is None:
-        return Source(wanted, columns)
+        return Source(wanted, columns, hub=hub)
     return Source(wanted, columns, tuple(_subset(path, subset) for subset in wanted.subsets) or (path,))
 
 
@@ -104,7 +105,9 @@ def _from_hub(source: Source, *, streaming: bool) -> Iterator[tuple[str, Any]]:
     """(name, data set) of each wanted subset, as the hub's library gives it."""
     wanted = source.wanted
     card = wanted.card
-    hub = wanted.hub or ("hf" if card is None or card.hf else "ms")
+    hub = wanted.hub or source.hub
+    if card and not wanted.hub and not getattr(card, hub):
+        hub = "ms" if hub == "hf" else "hf"  # the only one that has it
     name = wanted.id or (getattr(card, hub) if card else "")
     if not name:
         assert card is not None

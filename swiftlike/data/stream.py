@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from swiftlike.core.errors import UserError
+from swiftlike.data.check import Pictures
 from swiftlike.data.convert import Converter, refuse_bad_rows
-from swiftlike.data.load import _refuse_chances, pictures_of, sources_of
+from swiftlike.data.load import max_bytes, refuse_chances, sources_of
 from swiftlike.data.report import Report
 from swiftlike.datasets_registry.row import Row
 
 Item = TypeVar("Item")
 
 
-def stream_rows(data: Any, kind: str, seed: int, report: Report | None = None) -> Iterator[Row]:
+def stream_rows(data: Any, kind: str, seed: int, report: Report | None = None, hub: str = "hf") -> Iterator[Row]:
     """Checked rows of `kind`, one pass. `#N` takes the first N records of a set.
 
     Rows are shuffled within a buffer of `data.shuffle_buffer_size`, seeded, unless `data.dataset_shuffle` is off. A
@@ -25,12 +26,12 @@ def stream_rows(data: Any, kind: str, seed: int, report: Report | None = None) -
     """
     seed = seed if data.dataset_seed is None else data.dataset_seed
     report = Report() if report is None else report
-    pictures = pictures_of(data)
-    converters = [Converter(source, kind, pictures, data.image_root) for source in sources_of(data, data.dataset)]
+    pictures = Pictures(max_bytes=max_bytes(data))
+    converters = [Converter(source, kind, pictures, data.image_root) for source in sources_of(data, data.dataset, hub)]
     report.datasets.extend(converter.report for converter in converters)
     drop = data.on_bad_row == "drop"
     if data.interleave_prob:
-        _refuse_chances(data.interleave_prob, len(converters))
+        refuse_chances(data.interleave_prob, len(converters))
         streams = [_Restarted(converter, drop) for converter in converters]
         rows = _interleaved(streams, data.interleave_prob, data.stopping_strategy, random.Random(seed))
     else:

@@ -174,7 +174,7 @@ class Template:
         return after[len(self._raw("\n")) :] != alone
 
     def _raw(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _encode(self, text: str, first: bool) -> list[int]:
         if first or not self._adds_space:

@@ -8,6 +8,7 @@ features the model computes.
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -217,6 +218,15 @@ class QwenVL(Adapter):
         """The processor itself resizes."""
         return width, height
 
+    def pixels(self, picture: Picture) -> Pixels:
+        """Read through qwen-vl-utils, as the family's own examples do, where it works; the same numbers without it."""
+        if (read := _qwen_reader()) is not None:
+            size = self.processor.size
+            limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+            turn = {"role": "user", "content": [{"type": "image", "image": picture, **limits}]}
+            (picture,), _ = read([turn], image_patch_size=self.processor.patch_size)
+        return super().pixels(picture)
+
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of merged patches."""
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -231,6 +241,16 @@ class QwenVL(Adapter):
         """Merged patches."""
         rows, columns = self.grid(width, height)
         return rows * columns
+
+
+@functools.cache
+def _qwen_reader() -> Any:
+    """qwen-vl-utils' reader of pictures, None where it or the torchvision it needs cannot be imported."""
+    try:
+        from qwen_vl_utils import process_vision_info
+    except (ImportError, RuntimeError):  # torchvision raises RuntimeError when it was built for another torch
+        return None
+    return process_vision_info
 
 
 def load_adapter(card: VisionCard, folder: Path, config: Any, budget: ImageBudget, processor: Any = None) -> Adapter:

@@ -40,9 +40,14 @@ def to_kind(row: Row, kind: str) -> tuple[Row, ...]:
     """The rows of that kind that a row gives. LeftOut for a tie, BadRow when it can never give any.
 
     A pair gives its chosen answer, two labelled answers, or a ranking with scores 1 and 0; a ranking gives its best
-    answer, or best against worst; a labelled answer is an answer to train on only when it was liked.
+    answer, or best against worst; a labelled answer is an answer to train on only when it was liked. Anything gives
+    its prompt; "auto" leaves a row as it is.
     """
     have = kind_of(row)
+    if kind == "prompt":
+        return (dc.replace(row, prompts=(), completions=(), scores=(), label=None, margin=None),)
+    if kind == "auto" and have == "prompt":
+        raise BadRow("unknown layout", "only a prompt, no answer")
     if kind in ("auto", have):
         return (row,)
     if have == "ranked" and kind in ("pair", "labelled", "completion"):

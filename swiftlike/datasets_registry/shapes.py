@@ -23,6 +23,8 @@ from swiftlike.datasets_registry.turns import (
 )
 
 _SEPARATOR = "<sep>"
+# Columns of ms-swift that change what a row means: to leave them out in silence would train on something else.
+UNREADABLE = ("videos", "video", "audios", "audio", "rejected_videos", "rejected_audios", "objects")
 
 
 def to_row(record: Columns[str, Any], kind: str = "auto") -> tuple[Row, Mapping]:
@@ -30,6 +32,11 @@ def to_row(record: Columns[str, Any], kind: str = "auto") -> tuple[Row, Mapping]
 
     BadRow with the reason when the record is broken or of no known format.
     """
+    for column in UNREADABLE:
+        if record.get(column):
+            raise BadRow(
+                "not supported", f"the column {column} is not empty; pictures are the only media that are read"
+            )
     mapping = recognise(record, kind)
     got = {ours: (theirs, record[theirs]) for theirs, ours in mapping.pairs}
     readers = {"pair": _pair, "ranked": _ranked, "labelled": _single, "completion": _single, "prompt": _no_answer}

@@ -238,6 +238,8 @@ def transcript_of(text: str, where: str) -> tuple[Message, ...]:
         role = ROLES[mark[1].lower()]
         if said or after:
             messages.append(Message(role, said))
+    if not messages:
+        raise BadRow("no messages", f"{where} is an empty transcript")
     return tuple(messages)
 
 

@@ -93,6 +93,7 @@ class LossCard:
     needs: "completion", "pair", "labelled" or "ranked". `words` describes the loss of given arguments for the start-up
     line. `needs_reference(args)` decides whether a reference is loaded at all. `nll_tokens(tokens [B, K], prompt_tokens
     [B] or None, args)` counts the tokens of `Loss.nll` before the forward pass, for the whole optimiser step.
+    `advice(labels of all rows, args)` may warn about the data before training.
     """
 
     name: str
@@ -106,6 +107,7 @@ class LossCard:
     needs_reference: Callable[[Any], bool] = lambda args: False
     needs_prompt_nll: Callable[[Any], bool] = lambda args: False
     nll_tokens: Callable[[Any, Any, Any], Any] = lambda tokens, prompt_tokens, args: tokens[:, 0].sum()
+    advice: Callable[[Any, Any], str | None] = lambda labels, args: None
     start: Callable[[], Any] | None = None
     dropout: bool = False  # preference losses compare two log-probabilities: dropout is turned off
 

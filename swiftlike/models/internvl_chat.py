@@ -145,10 +145,10 @@ def _text_config(published: dict[str, Any], tied: bool) -> PreTrainedConfig:
         wanted = {field.name for field in dc.fields(native)} - common | {"pad_token_id", "bos_token_id", "eos_token_id"}
         values = {name: value for name, value in published.items() if name in wanted}
     scaling = dict(published.get("rope_scaling") or published.get("rope_parameters") or {})
-    kind = scaling.pop("type", "default")
+    rope = scaling.pop("type", "default")
     values["rope_parameters"] = {
         "rope_theta": published.get("rope_theta", 10000.0),
-        "rope_type": {"su": "longrope"}.get(kind, kind),  # Phi3's first name for it
+        "rope_type": {"su": "longrope"}.get(rope, rope),  # Phi3's first name for it
         **scaling,
     }
     values |= {"tie_word_embeddings": tied, "use_cache": True}
@@ -179,6 +179,7 @@ def load(
     model = InternVLForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=state, dtype=dtype, **kwargs
     )
+    model.name_or_path = model.config.name_or_path = str(folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model

@@ -11,7 +11,7 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Pictures, Problem
 from swiftlike.data.convert import Converter
-from swiftlike.data.load import count_duplicates, draw, sources_of
+from swiftlike.data.load import count_duplicates, draw, max_bytes, refuse_unknown_columns, sources_of
 from swiftlike.data.report import Histogram, Report
 from swiftlike.datasets_registry.row import Row
 from swiftlike.losses import LOSSES
@@ -22,7 +22,7 @@ DECODED = 2000  # different pictures that are decoded whole; of the others only 
 def run(run: Run) -> int:
     """Check the data of `run.data.dataset` and `val_dataset`. Gives the exit code: 1 when any row is bad."""
     kind = LOSSES.get(run.check.rlhf_type).data if run.check.rlhf_type else "auto"
-    report, rows = examine(run.data, kind, run.check.seed)
+    report, rows = examine(run.data, kind, run.check.seed, "hf" if run.model.use_hf else "ms")
     if run.model.model or run.model.model_type:
         _count_tokens(run, report, rows)
     text = json.dumps(report.as_json(), ensure_ascii=False, indent=2) if run.check.json else _as_text(report)
@@ -30,17 +30,19 @@ def run(run: Run) -> int:
     return 1 if report.problems else 0
 
 
-def examine(data: Any, kind: str, seed: int) -> tuple[Report, list[Row]]:
+def examine(data: Any, kind: str, seed: int, hub: str = "hf") -> tuple[Report, list[Row]]:
     """Read every record (or those that `#N` draws) and check it. `kind` "auto" takes rows as the file offers them."""
     report = Report()
-    pictures = Pictures(decode=DECODED, max_bytes=int(data.max_image_size_mb * 2**20))
+    pictures = Pictures(decode=DECODED, max_bytes=max_bytes(data))
     rows: list[Row] = []
-    for source in sources_of(data, [*data.dataset, *data.val_dataset]):
-        converter = Converter(source, kind, pictures, data.image_root)
+    sources = sources_of(data, [*data.dataset, *data.val_dataset], hub)
+    converters = [Converter(source, kind, pictures, data.image_root) for source in sources]
+    for converter in converters:
         report.datasets.append(converter.report)
         found = _examine(converter, seed if data.dataset_seed is None else data.dataset_seed)
         converter.report.train = len(found)
         rows.extend(found)
+    refuse_unknown_columns(data.columns, converters)
     for row in rows:
         report.count_characters(row)
     count_duplicates(report, rows)

@@ -17,8 +17,13 @@ from swiftlike.models.load import choose_dtype
 STEP = 16  # groups that an optimiser step is filled up to by default
 
 
-def derive(run: Run, rows: int, pictures: bool) -> Run:
-    """The run with every open value decided. `rows` is the number of training groups, 0 when streamed."""
+def seeded(run: Run) -> Run:
+    """The run with its data seed decided, which reading the rows needs already."""
+    return run if run.data.dataset_seed is not None else run.replace("derived", dataset_seed=run.train.seed)
+
+
+def derive(run: Run, pictures: bool) -> Run:
+    """The run with every open value decided. `pictures`: whether any row has one."""
     train, full = run.train, run.tuner.sft_type == "full"
     values: dict[str, Any] = {}
     if train.gradient_accumulation_steps is None:
@@ -33,9 +38,7 @@ def derive(run: Run, rows: int, pictures: bool) -> Run:
         values["save_steps"] = values.get("eval_steps", train.eval_steps)
     if run.model.torch_dtype == "auto":
         values["torch_dtype"] = str(choose_dtype("auto", full)).removeprefix("torch.")
-    if run.data.dataset_seed is None:
-        values["dataset_seed"] = train.seed
-    if run.origin.get("dataloader_num_workers", "default") == "default" and not pictures:
+    if run.origin.get("dataloader_num_workers", "default") == "default" and (not pictures or run.data.streaming):
         values["dataloader_num_workers"] = 0  # rows are tokens already: a worker would only copy them
     return run.replace("derived", **values) if values else run
 
@@ -90,6 +93,8 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         "greater_is_better": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if run.data.streaming:  # every rank reads the stream and takes its turns; groups cannot be sent between ranks
+        values["accelerator_config"] = {"dispatch_batches": False}
     values |= _recompute(train.gradient_checkpointing) | engine(run)
     return TrainingArguments(**(values | dict(run.hf)))
 

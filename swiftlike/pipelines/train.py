@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from swiftlike.data.collate import Collator, StandIn
 from swiftlike.data.encode import Encoded
 from swiftlike.data.load import load_rows
 from swiftlike.data.media import open_image
-from swiftlike.data.vision import Adapter
+from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
@@ -30,9 +32,11 @@ from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Ref
 from swiftlike.models.tuning import add_lora, freeze, learning_rates, load_reference_adapter, no_dropout
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
-from swiftlike.pipelines.settings import derive, total_steps, training_arguments
+from swiftlike.pipelines.streaming import Streamed
+from swiftlike.pipelines.settings import derive, seeded, total_steps, training_arguments
 
 log = get_logger(__name__)
+SAMPLE = 64  # streamed rows that the plan looks at
 
 
 @dc.dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Trained:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Data:
-    """Encoded rows of a run."""
+    """Encoded rows of a run. When they are streamed, `train` is only a sample to plan with."""
 
     train: list[Encoded]
     val: list[Encoded]
+    stream: Streamed | None = None
 
     @property
     def pictures(self) -> bool:
@@ -73,18 +78,21 @@ def loss_card(run: Run) -> LossCard:
 
 def run(run: Run) -> Trained | None:
     """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
+    quiet_transformers()
     card = loss_card(run)
     checkpoint = open_checkpoint(run, weights=False)
+    run = seeded(run)
     data = read_data(run, checkpoint, card)
-    run = derive(run, len(data.train), data.pictures)
+    run = derive(run, data.pictures)
     for line in headline(run, checkpoint, card):
         log.info("%s", line)
+    if advice := card.advice([group.label for group in data.train], run.loss):
+        log.warning("%s", advice)
     plan = make_plan(run, checkpoint, card, data.train)
     for line in plan.lines():
         log.info("%s", line)
     if run.train.dry_run:
         return None
-    quiet_transformers()
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
     trainer = build(run, checkpoint, card, data, folder)
@@ -96,10 +104,16 @@ def run(run: Run) -> Trained | None:
 
 def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
-    loaded = load_rows(run.data, card.data, run.train.seed)
+    encode = encoder(run, checkpoint, every=card.data == "completion")
+    streaming = run.data.streaming
+    loaded = load_rows(dc.replace(run.data, dataset=[]) if streaming else run.data, card.data, run.train.seed)
     for line in loaded.report.as_text().splitlines():
         log.info("%s", line)
-    encode = encoder(run, checkpoint, every=card.data == "completion")
+    if streaming:
+        stream = Streamed(run, card, encode, pixel_maker(checkpoint))
+        val, bad = encode_rows(encode, loaded.val)
+        settle(bad, run, "validation")
+        return Data(train=[item.group for item in itertools.islice(stream, SAMPLE)], val=val, stream=stream)
     train, bad = encode_rows(encode, loaded.train)
     val, worse = encode_rows(encode, loaded.val)
     settle(bad, run, "training")
@@ -166,7 +180,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         reference=reference,
         learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
         data_collator=collate,
-        train_dataset=groups(data.train, checkpoint),
+        train_dataset=data.stream or groups(data.train, checkpoint),
         eval_dataset=groups(data.val, checkpoint) if data.val else None,
         processing_class=checkpoint.tokenizer,
         source_folder=source.folder,
@@ -188,12 +202,15 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
 
 def groups(encoded: list[Encoded], checkpoint: Checkpoint) -> Groups:
     """A data set whose pictures are decoded when a group is asked for."""
-    if checkpoint.adapter is None:
-        return Groups(encoded)
-    return Groups(encoded, functools.partial(_pixels, checkpoint.adapter))
+    return Groups(encoded, pixel_maker(checkpoint))
 
 
-def _pixels(adapter: Adapter, image: Image) -> Any:
+def pixel_maker(checkpoint: Checkpoint) -> Callable[[Image], Pixels] | None:
+    """What turns a picture into tensors; None for text models."""
+    return checkpoint.adapter and functools.partial(_pixels, checkpoint.adapter)
+
+
+def _pixels(adapter: Adapter, image: Image) -> Pixels:
     return adapter.pixels(open_image(image))
 
 

@@ -68,7 +68,7 @@ def test_every_value_and_where_it_came_from(run, tmp_path: Path, monkeypatch: py
     assert table["batch_size"] == ["3", str(path)]
     assert table["learning_rate"] == ["1e-05", str(path)]
     assert table["seed"] == ["7", "command line"]
-    assert table["max_length"] == ["2048", "default"]
+    assert table["lora_alpha"] == ["32", "default"]
 
 
 def test_all_problems_at_once_and_no_traceback(run) -> None:
@@ -143,12 +143,15 @@ def test_env(run) -> None:
 def test_an_objective_and_a_flag_from_a_plugin(run, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
+        "from __future__ import annotations\n"
+        "from typing import Literal\n"
         "from swiftlike.core.declare import arg, section\n"
         "from swiftlike.losses import LOSSES\n"
         "from swiftlike.losses.base import LossCard\n"
         "@section\n"
         "class MineArgs:\n"
         "    mine_gamma: float = arg(3.0, 'of mine')\n"
+        "    mine_kind: Literal['a', 'b'] = arg('a', 'of mine')\n"
         "LOSSES.add(LossCard(name='mine', fn=None, args=MineArgs, data='pair', paper='', summary='', words=str))\n"
     )
     words = ("rlhf", *MINIMAL, "--external_plugins", str(plugin), "--rlhf_type", "mine", "--mine_gamma", "4")

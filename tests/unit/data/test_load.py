@@ -103,7 +103,7 @@ def test_bad_rows_stop_the_run_with_their_lines(args: Args, jsonl: Write) -> Non
     with pytest.raises(UserError) as caught:
         load_rows(args(path), "pair", 1)
     text = str(caught.value)
-    assert f"{path}:2: not JSON: Expecting value at column 11" in text
+    assert f"{path}:2: not JSON: Expecting value at column 10" in text
     assert f"{path}:4: chosen equals rejected: 'good 3'" in text
     assert f"{path}:5: image is missing: {path.parent / 'no.png'}" in text
     loaded = load_rows(args(path, on_bad_row="drop"), "pair", 1)

@@ -51,6 +51,14 @@ def test_each_completion_keeps_the_prompt_it_answers() -> None:
     assert not good.prompts
 
 
+def test_anything_gives_its_prompt_and_a_prompt_alone_trains_nothing() -> None:
+    for record in (PAIR, RANKED, LABELLED, ANSWER, {"query": "q"}):
+        (prompt,) = to_kind(row(record), "prompt")
+        assert (kind_of(prompt), prompt.prompt.messages[0].content) == ("prompt", "q")
+    with pytest.raises(BadRow, match="only a prompt"):
+        to_kind(row({"query": "q"}), "auto")
+
+
 def test_ties_and_disliked_answers_are_left_out() -> None:
     with pytest.raises(LeftOut, match="tie"):
         to_kind(row({**RANKED, "rewards": [1, 1, 1, 1]}), "pair")

@@ -151,6 +151,7 @@ def test_other_labels_are_no_verdicts_unless_asked_for() -> None:
     [
         ({"prompt": "q", "completion": "a", "label": "true"}, "label is not true or false: label is the text 'true'"),
         ({"foo": 1}, "unknown layout"),
+        ({"query": "q", "response": "a", "videos": ["a.mp4"]}, "not supported: the column videos"),
         ({}, "unknown layout"),
         ({"query": "q", "response": ["a", "b"]}, "several answers"),
         ({"query": {"a": 1}, "response": "a"}, "not text"),

@@ -39,6 +39,7 @@ TEXTS = [
     "the <box> house </box> door",
     "<|im_end|> <|im_end|>",
     "<IMG_CONTEXT",
+    "a<fim>b     c   d  e",
     "<s>the</s> dog",
     "def area(width, height):\n    return width * height",
 ]
@@ -71,6 +72,7 @@ def case(name, reserved, **settings):
     source = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(source)
     symbols = [f"[UNUSED_TOKEN_{number}]" for number in range(reserved)]
+    symbols += ["<fim>", "\u2581\u2581\u2581"] if reserved else []  # kept as they are
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         train(folder, user_defined_symbols=symbols, **settings)

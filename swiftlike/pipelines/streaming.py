@@ -1,0 +1,65 @@
+"""Training on data that is read while it is used: rows are checked and encoded on the way to the trainer."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.log import get_logger
+from swiftlike.core.merge import Run
+from swiftlike.data.collate import Item
+from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.stream import stream_rows
+from swiftlike.data.vision import Pixels
+from swiftlike.datasets_registry.card import BadRow
+from swiftlike.datasets_registry.row import Image, Row
+from swiftlike.losses.base import LossCard
+
+log = get_logger(__name__)
+
+
+@dc.dataclass
+class Streamed(IterableDataset[Item]):
+    """Groups of a stream, every pass shuffled anew within the buffer. All ranks read the same order and take turns.
+
+    A row that cannot be encoded ends the run, or is left out and said, as `--on_bad_row` has it.
+    """
+
+    run: Run
+    card: LossCard
+    encode: Encoder
+    pixels: Callable[[Image], Pixels] | None
+    epoch: int = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Item]:
+        seed = self.run.data.dataset_seed + self.epoch
+        data = dc.replace(self.run.data, dataset_seed=seed)
+        before: Encoded | None = None
+        for group in self._groups(stream_rows(data, self.card.data, seed)):
+            if self.card.record == "labelled":
+                if before is not None:  # the first row only lends its completion
+                    yield self._item(group, before)
+                before = group
+            else:
+                yield self._item(group, None)
+
+    def _groups(self, rows: Iterator[Row]) -> Iterator[Encoded]:
+        for row in rows:
+            try:
+                yield self.encode(row)
+            except BadRow as error:
+                if self.run.data.on_bad_row == "error" and self.run.data.truncation_strategy != "delete":
+                    raise UserError(f"{row.origin}: {error}", hint="leave such rows out with --on_bad_row drop") from error
+                log.warning("left out %s: %s", row.origin, error)
+
+    def _item(self, group: Encoded, partner: Encoded | None) -> Item:
+        pictures: tuple[Any, ...] = tuple(self.pixels(image) for image in group.images) if self.pixels else ()
+        return Item(group, pictures, partner)
