@@ -44,35 +44,36 @@ _REFUSED = {
 _LAUNCH = ("NPROC_PER_NODE",)
 
 
-def environment(
-    env: Mapping[str, str], flags: Iterable[str], elsewhere: Callable[[str], bool]
-) -> tuple[list[Given], list[str]]:
-    """Values that the environment gives to these flags, and what is wrong with it.
-
-    `flags` are the names and aliases of the command; `elsewhere(flag)` says whether another command has a flag: a
-    variable may be meant for that one. Names a typing slip away from one that is read are problems.
-    """
+def environment_values(env: Mapping[str, str], flags: Iterable[str]) -> list[Given]:
+    """What the environment gives to these flags (names and aliases of a command)."""
     known = frozenset(flags)
-    found: list[Given] = []
-    problems: list[str] = []
-    for name, text in sorted(env.items()):
-        source = f"environment {name}"
-        if name in READ and READ[name] in known:
-            found.append(Given(READ[name], text, source))
-        elif name.startswith(PREFIX) and name not in RESERVED:
-            flag = name.removeprefix(PREFIX).lower()
-            if flag in known:
-                found.append(Given(flag, text, source))
-            elif not elsewhere(flag):
-                problems.append(f"{source}: unknown flag{nearest(flag, known)}")
+    named = {name: READ.get(name) or name.removeprefix(PREFIX).lower() for name in sorted(env) if _ours(name)}
+    return [Given(flag, env[name], f"environment {name}") for name, flag in named.items() if flag in known]
+
+
+def environment_problems(env: Mapping[str, str], flags: Iterable[str], elsewhere: Callable[[str], bool]) -> list[str]:
+    """Variables that are meant for us and that nothing would read: misspelt, or not supported.
+
+    `elsewhere(flag)` says whether another command has a flag: a variable may be meant for that one.
+    """
+    known, problems = frozenset(flags), []
+    for name in sorted(env):
+        flag = name.removeprefix(PREFIX).lower()
+        if name.startswith(PREFIX) and name not in RESERVED:
+            if flag not in known and not elsewhere(flag):
+                problems.append(f"environment {name}: unknown flag{nearest(flag, known)}")
         elif "max_pixels" in known:
-            problems += _image_names(name, source)
-    return found, problems
+            problems += _image_names(name)
+    return problems
 
 
-def _image_names(name: str, source: str) -> list[str]:
+def _ours(name: str) -> bool:
+    return name in READ or (name.startswith(PREFIX) and name not in RESERVED)
+
+
+def _image_names(name: str) -> list[str]:
     if name in _REFUSED:
-        return [f"{source}: not supported: {_REFUSED[name]}"]
+        return [f"environment {name}: not supported: {_REFUSED[name]}"]
     real = (*READ, *_REFUSED, *_LAUNCH)
     close = difflib.get_close_matches(name, real, n=1, cutoff=0.85) if name not in real else []
-    return [f"{source}: nothing reads it; did you mean {close[0]}?"] if close else []
+    return [f"environment {name}: nothing reads it; did you mean {close[0]}?"] if close else []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.args import hf, refused
-from swiftlike.args.environment import environment
+from swiftlike.args.environment import environment_problems, environment_values
 from swiftlike.cli.commands import COMMANDS, load
 from swiftlike.cli.normalise import Words, normalise
 from swiftlike.core.coerce import coerce
@@ -27,10 +27,10 @@ def build_run(command: Command, argv: list[str], env: Mapping[str, str]) -> tupl
     """Everything that a command line, its files and the environment ask for. UserError names every problem."""
     flags = flags_with_plugins(command, argv, env)
     words = normalise(argv, flags)
-    layers, problems = _layers(flags, words, env)
+    layers = _layers(flags, words, env)
     layers.insert(0, _saved(flags, layers))
-    run = merge(command, layers, flags=flags, extra=_extra(flags), problems=words.problems + problems)
-    return run, words
+    problems = words.problems + environment_problems(env, flags.spellings(), lambda flag: bool(_elsewhere(flag, "")))
+    return merge(command, layers, flags=flags, extra=_extra(flags), problems=problems), words
 
 
 def flags_with_plugins(command: Command, argv: list[str], env: Mapping[str, str]) -> Flags:
@@ -38,7 +38,7 @@ def flags_with_plugins(command: Command, argv: list[str], env: Mapping[str, str]
     flags = Flags(command)
     if "plugin" not in flags:
         return flags
-    layers, _ = _layers(flags, normalise(argv, flags), env)
+    layers = _layers(flags, normalise(argv, flags), env)
     asked = [given.raw for layer in layers for given in layer if given.flag in ("plugin", *_aliases(flags, "plugin"))]
     paths = [path for raw in asked for path in coerce(list[str], raw)]
     for path in paths:
@@ -69,13 +69,12 @@ def load_plugin(path: Path) -> None:
     _loaded.add(path)
 
 
-def _layers(flags: Flags, words: Words, env: Mapping[str, str]) -> tuple[list[list[Given]], list[str]]:
-    found, problems = environment(env, flags.spellings(), lambda flag: bool(_elsewhere(flag, "")))
+def _layers(flags: Flags, words: Words, env: Mapping[str, str]) -> list[list[Given]]:
     files = [
         [Given(str(key).replace("-", "_"), value, path) for key, value in read_document(path).items()]
         for path in words.config
     ]
-    return [*files, found, words.given], problems
+    return [*files, environment_values(env, flags.spellings()), words.given]
 
 
 def _saved(flags: Flags, layers: Iterable[Iterable[Given]]) -> list[Given]:

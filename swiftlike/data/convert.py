@@ -35,7 +35,7 @@ class Converter:
     def rows(self, record: Record, origin: str) -> tuple[Row, ...]:
         """The checked rows of a record: none when it is bad or left out, which the report then says."""
         try:
-            found = self._rows(record, origin)
+            row, found = self._rows(record, origin)
         except LeftOut as reason:
             self.report.left_out.add(str(reason), origin)
             return ()
@@ -44,7 +44,9 @@ class Converter:
                 self._strange = self._strange or (record, error)
             self._bad([Problem(origin, error.kind, error.detail)])
             return ()
-        wrong = [problem for row in found for problem in problems(row, self.pictures)]
+        # Two verdicts out of a pair contradict each other when its answers are equal: that shows in the pair only.
+        looked_at = (row,) if self.kind == "labelled" else found
+        wrong = [problem for one in looked_at for problem in problems(one, self.pictures)]
         if wrong:
             self._bad(list(dict.fromkeys(wrong)))
             return ()
@@ -55,7 +57,7 @@ class Converter:
         self.report.problems.extend(found)
         self.report.bad.add(found[0].kind, found[0].as_text())
 
-    def _rows(self, record: Record, origin: str) -> tuple[Row, ...]:
+    def _rows(self, record: Record, origin: str) -> tuple[Row, tuple[Row, ...]]:
         if isinstance(record, BadRow):
             raise record
         row, mapping = self._read(record)
@@ -64,7 +66,7 @@ class Converter:
         row = self._located(dc.replace(row, origin=origin))
         rows = to_kind(row, self.kind)
         self.report.mappings[mapping] += 1
-        return rows
+        return row, rows
 
     def _read(self, record: dict[str, Any]) -> tuple[Row | None, Mapping]:
         card, columns = self.source.wanted.card, self.source.columns

@@ -208,7 +208,9 @@ def history_of(value: Any, where: str) -> Said:
         value = literal(value, where) if value.strip() else []
     if not value:
         return (), ()
-    if isinstance(value, list) and isinstance(value[0], dict):
+    if not isinstance(value, list | tuple):
+        raise BadRow("broken history", f"{where} is {_type(value)}")
+    if isinstance(value[0], dict):
         return messages_of(value, where)
     messages: list[Message] = []
     images: tuple[Image, ...] = ()

@@ -292,6 +292,7 @@ def _write_model(family: Family, tokenizer: Any, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.utils import logging
 
     auto = AutoModelForImageTextToText if family.picture else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -299,7 +300,13 @@ def _write_model(family: Family, tokenizer: Any, folder: Path) -> None:
     _draw(model)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one for a file of 2 MB would only be noise in a run's log
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if family.stored:
         weights = load_file(folder / "model.safetensors")
         for ours, published in family.stored:
@@ -310,17 +317,16 @@ def _write_model(family: Family, tokenizer: Any, folder: Path) -> None:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def build(name: str, folder: Path) -> Path:
-    """Write the built-in model `name` to `folder` in one step and return the folder.
+def build(name: str, folder: Path | None = None) -> Path:
+    """Write the built-in model `name` to `folder`, by default in the cache, in one step, and return the folder.
 
-    A folder that exists is left as it is: of several processes that build at once one wins and all find the same.
-    UserError when there is no built-in model of that name.
+    A model that is there is left as it is: of several processes that build at once one wins and all find the same.
+    UserError when there is no built-in model of that name, or something else is in the folder.
     """
-    folder = Path(folder)
     if name not in FAMILIES:
-        raise UserError(
-            f"unknown built-in model {name!r}{suggestion(name, FAMILIES)}", f"there are {', '.join(FAMILIES)}"
-        )
+        known = ", ".join(FAMILIES)
+        raise UserError(f"unknown built-in model {name!r}{suggestion(name, FAMILIES)}", f"there are {known}")
+    folder = Path(folder or _cache(name))
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -337,15 +343,21 @@ def build(name: str, folder: Path) -> Path:
             draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"cannot write the built-in model to {folder}", "it is not empty, or not a folder")
     return folder
 
 
 def cached(name: str) -> Path:
-    """The folder of the built-in model `name` in the cache (`SWIFTLIKE_CACHE` or ~/.cache/swiftlike), made if missing.
+    """The folder of the built-in model `name` in the cache, made if missing."""
+    return build(name)
 
-    The folder's name ends in a digest of this file and of the transformers version, so an old one is never taken.
-    """
+
+def _cache(name: str) -> Path:
+    """Ends in a digest of this file and of the transformers version, so that an old folder is never taken."""
     made_by = Path(__file__).read_bytes() + importlib.metadata.version("transformers").encode()
     digest = hashlib.sha256(made_by).hexdigest()[:12]
-    root = Path(os.environ.get("SWIFTLIKE_CACHE") or Path.home() / ".cache" / "swiftlike")
-    return build(name, root / "models" / f"{name}-{digest}")
+    root = os.environ.get("SWIFTLIKE_CACHE")
+    if not root:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swiftlike"
+    return Path(root) / "models" / f"{name}-{digest}"

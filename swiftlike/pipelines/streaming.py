@@ -42,8 +42,9 @@ class Streamed(IterableDataset[Item]):
     def __iter__(self) -> Iterator[Item]:
         seed = self.run.data.dataset_seed + self.epoch
         data = dc.replace(self.run.data, dataset_seed=seed)
+        hub = "hf" if self.run.model.use_hf else "ms"
         before: Encoded | None = None
-        for group in self._groups(stream_rows(data, self.card.data, seed)):
+        for group in self._groups(stream_rows(data, self.card.data, seed, hub=hub)):
             if self.card.record == "labelled":
                 if before is not None:  # the first row only lends its completion
                     yield self._item(group, before)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from swiftlike.args.environment import READ, environment
+from swiftlike.args.environment import READ, environment_problems, environment_values
 from swiftlike.core.merge import Given
 
 KNOWN = (*READ.values(), "lora_rank")
 
 
 def read(env: dict[str, str], known: tuple[str, ...] = KNOWN) -> tuple[list[Given], list[str]]:
-    return environment(env, known, lambda flag: flag == "elsewhere")
+    return environment_values(env, known), environment_problems(env, known, lambda flag: flag == "elsewhere")
 
 
 @pytest.mark.parametrize(

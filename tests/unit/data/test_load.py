@@ -112,6 +112,14 @@ def test_bad_rows_stop_the_run_with_their_lines(args: Args, jsonl: Write) -> Non
     assert "bad 3: 1 not JSON" in loaded.report.as_text()
 
 
+def test_equal_answers_are_no_verdicts(args: Args, jsonl: Write) -> None:
+    path = jsonl([pair(0), pair(1, rejected_response="good 1")])
+    loaded = load_rows(args(path, on_bad_row="drop"), "labelled", 1)
+    assert [row.label for row in loaded.train] == [True, False]
+    assert loaded.report.dropped == 1
+    assert len(load_rows(args(path), "completion", 1).train) == 2  # an answer to imitate all the same
+
+
 def test_only_drawn_rows_are_looked_at(args: Args, jsonl: Write) -> None:
     path = jsonl(["broken"] * 50 + [pair(n) for n in range(50)])
     places, _ = draw(100, 3, 0.0, random.Random(5))

@@ -137,3 +137,10 @@ def test_builders_at_once_leave_one_whole_folder(tmp_path, folders):
 def test_unknown_name(tmp_path):
     with pytest.raises(UserError, match="did you mean 'tiny-llama'"):
         tiny.build("tiny-lama", tmp_path / "x")
+
+
+def test_folder_with_other_content_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        tiny.build("tiny-llama", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

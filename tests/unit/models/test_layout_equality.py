@@ -1,0 +1,225 @@
+"""The shared layout, the split layout and transformers' own forward give the same numbers, for every family.
+
+Three groups: of two, two and three completions, ragged; pictures in a prompt, in a completion, and none at all. The
+rows are longer than the sliding windows of the families that have one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import families
+import numpy as np
+import pytest
+import torch
+
+from swiftlike.data.collate import Collator, Item
+from swiftlike.data.encode import Encoded, Span
+from swiftlike.datasets_registry.row import Image
+from swiftlike.models.layout import allowed, group_mask, supports_shared
+from swiftlike.models.logps import add_scoring, group_logps, model_inputs
+
+EVERY = (*families.TEXT, *families.VISION)
+WEIGHTS = torch.tensor([[1.0, -0.7, 0.0], [0.4, 0.6, 0.0], [-0.9, 0.8, 0.3]])
+TOLERANCE = 2e-5
+PICTURES = ("pixel_values", "image_sizes", "image_grid_thw")
+
+
+def groups(name: str) -> list[Item]:
+    """The same three groups for every family; `name` decides what a picture looks like."""
+    chance, vocabulary = np.random.default_rng(3), len(families.tokenizer())
+    adapter = families.adapter(name) if name in families.VISION else None
+
+    def words(count: int) -> list[int]:
+        return chance.integers(len(families.SPECIAL), vocabulary, count).tolist()
+
+    def look(seen: list[Any], width: int, height: int) -> list[int]:
+        seen.append(families.picture(width, height, len(seen)))
+        return [families.placeholder(name)] * adapter.count(width, height)
+
+    items = []
+    for b, (before, *lengths) in enumerate([(9, 7, 4), (14, 8, 3), (6, 2, 9, 6)]):
+        seen: list[Any] = []
+        prompt, at = words(before), ()
+        if adapter and b != 1:
+            prompt[3:3], at = look(seen, 70 - 20 * b, 45 + 10 * b), (0,)
+        completions = [span(words(n), n) for n in lengths]
+        if adapter and b == 0:
+            ids = [*words(2), *look(seen, 40, 75), *words(3)]
+            completions[1] = span(ids, 3, (1,))
+        grids = tuple(adapter.grid(*one.size) for one in seen) if name in families.MROPE else ()
+        images = tuple(Image(f"{b}-{i}") for i in range(len(seen)))
+        group = Encoded(span(prompt, 0, at), tuple(completions), images, grids)
+        items.append(Item(group, tuple(adapter.pixels(one) for one in seen) if adapter else ()))
+    return items
+
+
+def span(ids: list[int], counted: int, images: tuple[int, ...] = ()) -> Span:
+    """Tokens of which the last `counted` count."""
+    flags = np.arange(len(ids)) >= len(ids) - counted
+    return Span(np.array(ids, np.int32), flags, images)
+
+
+@functools.cache
+def batch(name: str, layout: str) -> dict[str, Any]:
+    adapter = families.adapter(name) if name in families.VISION else None
+    made = Collator(pad_id=0, layout=layout, adapter=adapter, placeholder=families.placeholder(name))(groups(name))
+    if name.endswith("window") or name.endswith("windows") or name in ("gemma2", "gemma3_text"):
+        assert made["input_ids"].shape[1] > 2 * families.WINDOW
+    return made
+
+
+@functools.cache
+def ours(name: str, layout: str, attention: str | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Log-probabilities [3, 3] and the gradients of a weighted sum of them."""
+    model = families.model(name, attention=attention)
+    add_scoring(model, chunk=8)
+    made = batch(name, layout)
+    policy = group_logps(model(**model_inputs(made)), made)["policy"]
+    return policy.detach(), gradients(model, policy)
+
+
+@functools.cache
+def plain(name: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The same from the model's own forward on `[prompt | completion]` rows, positions left to the model."""
+    model, made = families.model(name), batch(name, "split")
+    more = {key: made[key] for key in PICTURES if key in made}
+    if name in families.MROPE:
+        more["mm_token_type_ids"] = (made["input_ids"] == families.placeholder(name)).long()
+    logits = model(input_ids=made["input_ids"], attention_mask=made["attention_mask"], use_cache=False, **more).logits
+    logps = logits.flatten(0, 1).log_softmax(-1)[made["predict"]].gather(1, made["targets"][:, None]).squeeze(1)
+    policy = logps.new_zeros(9).index_add(0, made["slots"], logps).view(3, 3)
+    return policy.detach(), gradients(model, policy)
+
+
+def gradients(model: torch.nn.Module, policy: torch.Tensor) -> dict[str, torch.Tensor]:
+    (policy * WEIGHTS).sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    assert torch.isfinite(found[0]).all()
+    assert (found[0] - wanted[0]).abs().max() <= TOLERANCE * wanted[0].abs().max().clamp(min=1)
+    assert found[1].keys() == wanted[1].keys()
+    scale = max(float(one.abs().max()) for one in wanted[1].values())
+    assert scale > 1e-3
+    worst = max((float((found[1][name] - one).abs().max()), name) for name, one in wanted[1].items())
+    assert worst[0] <= TOLERANCE * max(scale, 1), worst
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_split_equals_plain_forward(name: str) -> None:
+    assert_same(ours(name, "split"), plain(name))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_shared_equals_split(name: str) -> None:
+    assert_same(ours(name, "shared"), ours(name, "split"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_shared_equals_split_with_eager_attention(name: str) -> None:
+    assert_same(ours(name, "shared", "eager"), ours(name, "split"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_ordinary_causal_mask_over_the_shared_row_is_wrong(name: str) -> None:
+    made = dict(batch(name, "shared"))
+    made["attention_mask"] = (made.pop("segments") >= 0).long()
+    model = families.model(name)
+    add_scoring(model)
+    with torch.no_grad():
+        policy = group_logps(model(**model_inputs(made)), made)["policy"]
+    assert (policy - ours(name, "split")[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "window" in name or name in ("gemma2", "gemma3_text")])
+def test_windows_matter(name: str) -> None:
+    """Otherwise the tests above would not see a wrong window."""
+    model, made = families.model(name), batch(name, "split")
+    text = model.config.get_text_config()
+    wide = group_logps(_with_window(name, 4096, made), made)["policy"]
+    assert text.sliding_window == families.WINDOW
+    assert (wide - ours(name, "split")[0]).abs().max() > 0.01
+
+
+def _with_window(name: str, size: int, made: dict[str, Any]) -> Any:
+    model = families.model(name)
+    for module in (model, *model.modules()):
+        if getattr(getattr(module, "config", None), "sliding_window", None):
+            module.config.sliding_window = size
+        if getattr(module, "sliding_window", None):
+            module.sliding_window = size
+    add_scoring(model)
+    with torch.no_grad():
+        return model(**model_inputs(made))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("layout", ["shared", "split"])
+def test_half_precision_is_close(name: str, layout: str) -> None:
+    model = families.model(name).bfloat16()
+    add_scoring(model, chunk=8)
+    made = {key: _half(value) for key, value in batch(name, layout).items()}
+    policy = group_logps(model(**model_inputs(made)), made)["policy"]
+    assert policy.dtype == torch.float32
+    (policy * WEIGHTS).sum().backward()
+    wanted = ours(name, layout)[0]
+    assert (policy.detach() - wanted).abs().max() < 0.15 * wanted.abs().max()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def _half(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+@pytest.mark.parametrize("name", families.MROPE)
+def test_positions_equal_the_models_own(name: str) -> None:
+    made, model = batch(name, "split"), families.model(name)
+    kinds = (made["input_ids"] == families.placeholder(name)).int()
+    wanted, _ = model.model.get_rope_index(
+        made["input_ids"], kinds, image_grid_thw=made["image_grid_thw"], attention_mask=made["attention_mask"]
+    )
+    real = made["attention_mask"].bool()
+    assert made["position_ids"].shape == wanted.shape
+    assert torch.equal(made["position_ids"][:, real], wanted[:, real])
+    assert not torch.equal(wanted[0][real], wanted[2][real])  # pictures do spread
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_allowed_by_definition(window: int | None) -> None:
+    segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, -1], [0, 0, 1, 1, 1, 1, 2, 3, 3]])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5, 0], [0, 1, 2, 3, 4, 5, 2, 2, 3]])
+    mask = allowed(segments, positions, window)
+    assert mask.shape == (2, 1, 9, 9)
+    for r in range(2):
+        for i in range(9):
+            for j in range(9):
+                a, b = int(segments[r, i]), int(segments[r, j])
+                seen = j <= i and a != -1 and b != -1 and b in (0, a)
+                near = window is None or int(positions[r, i] - positions[r, j]) < window
+                assert bool(mask[r, 0, i, j]) == ((seen and near) or i == j), (r, i, j)
+
+
+def test_one_mask_per_layer_type() -> None:
+    segments, positions = torch.zeros(1, 4, dtype=torch.long), torch.arange(4)[None]
+    mixed = group_mask(families.config("gemma3_text"), segments, positions, torch.float32)
+    assert set(mixed) == {"full_attention", "sliding_attention"}
+    config = families.config("qwen2")
+    config.sliding_window, config.use_sliding_window = 2, False  # a size that is switched off
+    config._attn_implementation = "eager"
+    mask = group_mask(config, segments, positions, torch.bfloat16)
+    assert mask.dtype == torch.bfloat16
+    assert torch.equal(mask[0, 0] == 0, torch.ones(4, 4).tril().bool())
+
+
+def test_what_cannot_be_shared_is_said() -> None:
+    config = families.config("llama")
+    assert supports_shared(config, "sdpa") == ""
+    assert "flash_attention_2" in supports_shared(config, "flash_attention_2")
+    config.layer_types = ["linear_attention", "full_attention"]
+    assert "linear_attention" in supports_shared(config, "sdpa")
