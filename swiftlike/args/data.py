@@ -41,7 +41,9 @@ class DataArgs:
         },
     )
     max_length: int | None = arg(
-        None, "most tokens of prompt and completion, pictures included; none: 2048 of text, pictures on top", ge=1
+        None,
+        "most tokens of prompt and completion, pictures included; none: 2048 of text, pictures on top; -1: no limit",
+        ge=-1,
     )
     truncation_strategy: Literal["delete", "left", "right"] | None = arg(
         None,

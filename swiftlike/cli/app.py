@@ -92,7 +92,6 @@ def perform(name: str, argv: list[str]) -> int:
         from swiftlike.cli import launch
 
         launch.start([name, *argv], os.environ)
-        launch.narrow_devices(os.environ)
     from swiftlike.core import log
 
     log.configure(os.environ.get("SWIFTLIKE_LOG_LEVEL", "info"))

@@ -1,4 +1,4 @@
-"""One process or many: NPROC_PER_NODE and its kin start torch.distributed.run, and each process gets its cards."""
+"""One process or many: NPROC_PER_NODE and its kin start torch.distributed.run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_SHARED = "_SWIFTLIKE_DEVICES"  # the list before it was narrowed: a child of a child must not narrow it again
 
 
 @dc.dataclass(frozen=True)
@@ -65,23 +65,11 @@ def start(argv: Sequence[str], env: Mapping[str, str]) -> None:
     launch = plan(env)
     if launch is None:
         return
-    placement(len(visible_devices(env)), launch.processes, 0)  # a number that cannot be placed fails before launching
+    own_devices(len(visible_devices(env)), launch.processes, 0)  # a number that cannot be placed fails before launching
     words = launch.command(argv)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvp(words[0], words)
-
-
-def placement(visible: int, processes: int, rank: int) -> list[int]:
-    """Positions of the cards of local process `rank`: rank, rank + processes, ...; [] without cards."""
-    if visible == 0:
-        return []
-    if visible < processes or visible % processes:
-        raise UserError(
-            f"{visible} visible cards cannot be shared evenly by NPROC_PER_NODE={processes} processes",
-            hint=f"set {VISIBLE} to a multiple of {processes} cards, or NPROC_PER_NODE to a divisor of {visible}",
-        )
-    return list(range(rank, visible, processes))
 
 
 def visible_devices(env: Mapping[str, str]) -> list[str]:
@@ -93,17 +81,3 @@ def visible_devices(env: Mapping[str, str]) -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
     return [str(at) for at, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))]
-
-
-def narrow_devices(env: MutableMapping[str, str]) -> None:
-    """Leave a local process only its own cards, when there are more cards than processes.
-
-    Call before torch is imported. Afterwards the process counts its share from cuda:0.
-    """
-    if "LOCAL_RANK" not in env or _SHARED in env:
-        return
-    processes, rank = int(env.get("LOCAL_WORLD_SIZE", "1")), int(env["LOCAL_RANK"])
-    names = visible_devices(env)
-    if 1 < processes < len(names):
-        env[_SHARED] = ",".join(names)
-        env[VISIBLE] = ",".join(names[at] for at in placement(len(names), processes, rank))

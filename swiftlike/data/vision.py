@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
 from swiftlike.model_registry.card import VisionCard
 
@@ -39,6 +41,7 @@ class Adapter:
     """Shared by all families. Sizes are (width, height) in pixels."""
 
     mrope = False
+    processor_type = "CLIPImageProcessor"  # where the folder does not say
     supports: tuple[str, ...] = ("max_pixels",)
     joined: tuple[str, ...] = ("pixel_values",)  # tensors that are concatenated along their first dimension
 
@@ -113,6 +116,7 @@ class Llava(Adapter):
 class LlavaNext(Adapter):
     """LLaVA 1.6: a base view and a grid of tiles chosen by aspect ratio; padding is cut, each row gets a newline."""
 
+    processor_type = "LlavaNextImageProcessor"
     joined = ("pixel_values", "image_sizes")
 
     def __init__(self, processor: Any, config: Any, budget: ImageBudget) -> None:
@@ -168,6 +172,7 @@ class LlavaNext(Adapter):
 class InternVL(Adapter):
     """InternVL: 1 to `max_tiles` square tiles by aspect ratio, and a thumbnail when there is more than one."""
 
+    processor_type = "GotOcr2ImageProcessor"
     supports = ("max_pixels", "max_tiles")
 
     def __init__(self, processor: Any, config: Any, budget: ImageBudget) -> None:
@@ -195,6 +200,7 @@ class QwenVL(Adapter):
     """Qwen2-VL, 2.5-VL, 3-VL: any size, rounded to whole patches within `min_pixels` and `max_pixels`."""
 
     mrope = True
+    processor_type = "Qwen2VLImageProcessor"
     supports = ("max_pixels", "min_pixels")
     joined = ("pixel_values", "image_grid_thw")
 
@@ -255,10 +261,22 @@ def _qwen_reader() -> Any:
 
 def load_adapter(card: VisionCard, folder: Path, config: Any, budget: ImageBudget, processor: Any = None) -> Adapter:
     """The adapter of a checkpoint folder. Pictures are processed with PIL: no torchvision needed, the same anywhere."""
-    from transformers import AutoImageProcessor
-
-    from swiftlike.core.dotted import resolve
-
+    adapter: type[Adapter] = resolve(card.adapter)
     if processor is None:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    return resolve(card.adapter)(processor, config, budget)
+        processor = _pil_class(folder, adapter.processor_type).from_pretrained(folder, local_files_only=True)
+    return adapter(processor, config, budget)
+
+
+def _pil_class(folder: Path, default: str) -> Any:
+    """The PIL form of the image processor that a folder names. Found by name, because the auto class of some of the
+    transformers that we support wants torchvision for any lookup."""
+    import transformers
+
+    name = default
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / file).is_file():
+            saved = json.loads((folder / file).read_text(encoding="utf-8"))
+            saved = saved.get("image_processor", saved)
+            name = saved.get("image_processor_type", default).removesuffix("Fast").removesuffix("Pil")
+            break
+    return getattr(transformers, f"{name}Pil")

@@ -9,7 +9,7 @@ from typing import Any
 from swiftlike.datasets_registry.row import Row
 
 
-class BadRow(ValueError):
+class BadRow(ValueError):  # noqa: N818 - a fact about a row more than an error
     """A record that cannot be used. The text is the reason, without file and line; `kind` is what is counted."""
 
     def __init__(self, kind: str, detail: str = "") -> None:

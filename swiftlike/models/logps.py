@@ -7,7 +7,7 @@ inside the head module's own `forward`, so that DDP, FSDP and ZeRO hooks gather 
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +17,38 @@ from swiftlike.models.layout import group_mask
 Scores = tuple[Tensor, Tensor]  # log-probabilities [N] float32, mean logit [N] float32 without gradient
 
 
-def _chunk_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
-    logits = nn.functional.linear(hidden, weight, bias)
-    logits = logits.double() if logits.dtype == torch.float64 else logits.float()
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+class _Head(NamedTuple):
+    """How a head's output becomes logits, and how many rows at a time."""
+
+    chunk: int
+    cap: float | None
+    scale: float
+
+    def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        logits = nn.functional.linear(hidden, weight, bias)
+        logits = logits.double() if logits.dtype == torch.float64 else logits.float()
+        logits = logits if self.scale == 1 else logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """d logits / d the head's output."""
+        return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap).square())
 
 
 class _Trained(torch.autograd.Function):
     """Head with gradient: logits are made again in backward, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: Any) -> Scores:
-        chunk, cap = options
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: _Head) -> Scores:
         logps, means, sums = [], [], []
-        for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = _chunk_logits(part, weight, bias, cap)
+        for part, wanted in zip(hidden.split(head.chunk), targets.split(head.chunk), strict=True):
+            logits = head.logits(part, weight, bias)
             total = logits.logsumexp(-1)
             logps.append(logits.gather(1, wanted[:, None]).squeeze(1) - total)
             means.append(logits.mean(-1))
             sums.append(total)
         ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(sums))
-        ctx.options = options
+        ctx.head = head
         mean = torch.cat(means)
         ctx.mark_non_differentiable(mean)
         return torch.cat(logps), mean
@@ -45,19 +56,18 @@ class _Trained(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _mean: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, total = ctx.saved_tensors
-        chunk, cap = ctx.options
+        head: _Head = ctx.head
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=total.dtype) if needs_weight else None
         grad_bias = torch.zeros_like(bias, dtype=total.dtype) if needs_bias and bias is not None else None
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            logits = _chunk_logits(hidden[part], weight, bias, cap)
-            slope = None if cap is None else 1 - (logits / cap).square()
+        for start in range(0, len(hidden), head.chunk):
+            part = slice(start, start + head.chunk)
+            logits = head.logits(hidden[part], weight, bias)
+            slope = head.slope(logits)
             wrong = logits.sub_(total[part, None]).exp_().mul_(-grad[part, None])
             wrong.scatter_add_(1, targets[part, None], grad[part, None])
-            if slope is not None:
-                wrong.mul_(slope)
+            wrong.mul_(slope)
             if grad_bias is not None:
                 grad_bias += wrong.sum(0)
             if grad_weight is not None:
@@ -78,23 +88,21 @@ class _Frozen(torch.autograd.Function):
     and no logits are computed a second time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: Any) -> Scores:
-        chunk, cap = options
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: _Head) -> Scores:
         logps, means = [], []
         slopes = torch.empty_like(hidden)
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            logits = _chunk_logits(hidden[part], weight, bias, cap)
+        for start in range(0, max(len(hidden), 1), head.chunk):
+            part = slice(start, start + head.chunk)
+            logits = head.logits(hidden[part], weight, bias)
             total = logits.logsumexp(-1, keepdim=True)
             wanted = targets[part, None]
             picked = logits.gather(1, wanted)
             logps.append((picked - total).squeeze(1))
             means.append(logits.mean(-1))
-            slope = None if cap is None else 1 - (logits / cap).square()
+            slope = head.slope(logits)
             wrong = logits.sub_(total).exp_().neg_()
             wrong.scatter_add_(1, wanted, torch.ones_like(picked))
-            if slope is not None:
-                wrong.mul_(slope)
+            wrong.mul_(slope)
             slopes[part] = wrong.to(weight.dtype) @ weight
         ctx.save_for_backward(slopes)
         mean = torch.cat(means)
@@ -107,7 +115,7 @@ class _Frozen(torch.autograd.Function):
         return slopes * grad[:, None].to(slopes.dtype), None, None, None, None
 
 
-def token_logps(
+def token_logps(  # noqa: PLR0913 - what a head is, by keyword
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -115,25 +123,25 @@ def token_logps(
     bias: Tensor | None = None,
     chunk: int = 256,
     cap: float | None = None,
+    scale: float = 1.0,
 ) -> Scores:
-    """Log-probabilities of `targets` [N] under `softmax(cap * tanh((hidden @ weight.T + bias) / cap))`.
+    """Log-probabilities of `targets` [N] under `softmax(cap * tanh(scale * (hidden @ weight.T + bias) / cap))`.
 
     `hidden` [N, H], `weight` [V, H]. Memory beyond the inputs is `chunk` rows of logits. Log-softmax runs in float32
     (float64 for float64 inputs).
     """
-    if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
-        with torch.no_grad():
-            return _forward_only(hidden, weight, bias, targets, chunk, cap)
+    head = _Head(chunk, cap, scale)
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-    return (_Trained if trained else _Frozen).apply(hidden, weight, bias, targets, (chunk, cap))
+    if not torch.is_grad_enabled() or not (hidden.requires_grad or trained):
+        with torch.no_grad():
+            return _forward_only(hidden, weight, bias, targets, head)
+    return (_Trained if trained else _Frozen).apply(hidden, weight, bias, targets, head)
 
 
-def _forward_only(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int, cap: float | None
-) -> Scores:
+def _forward_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: _Head) -> Scores:
     logps, means = [], []
-    for part, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = _chunk_logits(part, weight, bias, cap)
+    for part, wanted in zip(hidden.split(head.chunk), targets.split(head.chunk), strict=True):
+        logits = head.logits(part, weight, bias)
         logps.append(logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(-1))
         means.append(logits.mean(-1))
     return torch.cat(logps), torch.cat(means)
@@ -149,13 +157,16 @@ def add_scoring(model: nn.Module, chunk: int = 256) -> None:
     belong to this instance only; wrapping engines (PEFT, DDP, FSDP, DeepSpeed) call through them.
     """
     head = model.get_output_embeddings()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    text = model.config.get_text_config()
+    cap, scale = getattr(text, "final_logit_softcapping", None), _scale(text)
     plain_head, plain_forward = head.forward, model.forward
 
     def head_forward(self: nn.Module, hidden: Tensor, targets: Tensor | None = None) -> Any:
         if targets is None:
             return plain_head(hidden)
-        return token_logps(hidden, self.weight, targets, bias=getattr(self, "bias", None), chunk=chunk, cap=cap)
+        return token_logps(
+            hidden, self.weight, targets, bias=getattr(self, "bias", None), chunk=chunk, cap=cap, scale=scale
+        )
 
     def forward(self: nn.Module, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
         if targets is None:
@@ -164,6 +175,13 @@ def add_scoring(model: nn.Module, chunk: int = 256) -> None:
 
     head.forward = types.MethodType(head_forward, head)
     model.forward = types.MethodType(forward, model)
+
+
+def _scale(text: Any) -> float:
+    """What a family multiplies its head's output by. `logits_scaling` is a divisor everywhere but in HyperCLOVA X."""
+    if scaling := getattr(text, "logits_scaling", None):
+        return scaling if text.model_type == "hyperclovax" else 1 / scaling
+    return getattr(text, "logit_scale", None) or getattr(text, "lm_head_multiplier", None) or 1.0
 
 
 def score(  # noqa: PLR0913 - the tensors of a batch, by name
@@ -178,7 +196,7 @@ def score(  # noqa: PLR0913 - the tensors of a batch, by name
     **vision: Tensor,
 ) -> Scores:
     """One forward pass of the trunk, then the head at the predicting positions only."""
-    trunk = getattr(model, model.base_model_prefix)
+    trunk = getattr(model, model.base_model_prefix, None) or model.model  # Llama 4's prefix names no attribute
     if segments is not None:
         logical = position_ids if position_ids.ndim == 2 else position_ids[0]
         attention_mask = group_mask(model.config, segments, logical, model.dtype)

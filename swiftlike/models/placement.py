@@ -1,26 +1,10 @@
-"""Which devices a process owns, and how a model is spread over them. Pure arithmetic on counts: no device is touched."""
+"""How a model is spread over the devices of its process."""
 
 from __future__ import annotations
 
 import os
 
-from swiftlike.core.errors import UserError
-
-
-def own_devices(visible: int, processes: int, rank: int) -> list[int]:
-    """Devices of local process `rank`: every `processes`-th visible one. Empty without devices.
-
-    With one process that is all of them (device map), with as many processes as devices one each (DDP), with fewer
-    processes a share (DDP and device map together).
-    """
-    if visible == 0:
-        return []
-    if visible % processes:
-        raise UserError(
-            f"{visible} visible devices cannot be shared evenly by NPROC_PER_NODE={processes} processes",
-            hint="set CUDA_VISIBLE_DEVICES to a multiple of NPROC_PER_NODE",
-        )
-    return list(range(rank, visible, processes))
+from swiftlike.core.devices import own_devices
 
 
 def local_processes() -> tuple[int, int]:

@@ -14,13 +14,13 @@ import dataclasses as dc
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from swiftlike.core.cache import cache_folder
 from swiftlike.core.errors import UserError, suggestion
 
 SEED = 20_26
@@ -357,7 +357,4 @@ def _cache(name: str) -> Path:
     """Ends in a digest of this file and of the transformers version, so that an old folder is never taken."""
     made_by = Path(__file__).read_bytes() + importlib.metadata.version("transformers").encode()
     digest = hashlib.sha256(made_by).hexdigest()[:12]
-    root = os.environ.get("SWIFTLIKE_CACHE")
-    if not root:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swiftlike"
-    return Path(root) / "models" / f"{name}-{digest}"
+    return cache_folder("models") / f"{name}-{digest}"

@@ -101,14 +101,17 @@ def _memory(
 def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:
     """What is trained, in words: the first lines of every run."""
     tuner, train = run.tuner, run.train
-    how = f"LoRA rank {tuner.lora_rank} on {' '.join(tuner.lora_target_modules)}" if tuner.sft_type == "lora" else "all weights"
-    step = train.batch_size * train.gradient_accumulation_steps * world_size()
+    how = "all weights"
+    if tuner.sft_type == "lora":
+        how = f"LoRA rank {tuner.lora_rank} on {tuner.lora_target_regex or ' '.join(tuner.lora_target_modules)}"
+    source, ranks = checkpoint.source, world_size()
+    step = train.batch_size * train.gradient_accumulation_steps * ranks
+    made = f"{train.batch_size} x {train.gradient_accumulation_steps} accumulated x {ranks} ranks"
     return [
-        f"model = {checkpoint.source.name} ({checkpoint.source.id or checkpoint.source.folder}), template {checkpoint.source.template}",
+        f"model = {source.name} ({source.id or source.folder}), template {source.template}",
         f"loss = {card.words(run.loss)}",
         f"training {how}, {run.model.torch_dtype}, attention {checkpoint.attention}",
-        f"step = {step} groups ({train.batch_size} x {train.gradient_accumulation_steps} accumulated x {world_size()} ranks), "
-        f"learning rate {train.learning_rate:g}",
+        f"step = {step} groups ({made}), learning rate {train.learning_rate:g}",
         f"layout = {checkpoint.layout}: {checkpoint.layout_reason}",
     ]
 

@@ -1,4 +1,4 @@
-"""Everything before weights: the checkpoint's facts, the rows, the groups. `train`, `check` and `--dry_run` share it."""
+"""Everything before weights: the checkpoint's facts, the rows, the groups. Training and `check` share it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from swiftlike.models.load import (
 )
 
 log = get_logger(__name__)
+UNLIMITED = 1 << 30  # tokens: no row is longer
 SHOWN = 20  # bad rows listed in full in an error
 
 
@@ -92,7 +93,7 @@ def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
     return Encoder(
         template=checkpoint.template,
         adapter=checkpoint.adapter,
-        max_length=data.max_length,
+        max_length=UNLIMITED if data.max_length == -1 else data.max_length,
         truncation=data.truncation_strategy or "delete",
         every=every,
     )

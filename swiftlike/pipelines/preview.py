@@ -12,9 +12,7 @@ from swiftlike.core.merge import Run
 from swiftlike.data.check import Problem
 from swiftlike.data.encode import Encoded
 from swiftlike.datasets_registry.row import Row
-from swiftlike.pipelines.prepare import Checkpoint, encode_rows, encoder, open_checkpoint
-
-UNLIMITED = 1 << 30
+from swiftlike.pipelines.prepare import UNLIMITED, Checkpoint, encode_rows, encoder, open_checkpoint
 
 
 def encode_lengths(run: Run, rows: Sequence[Row], every: bool) -> tuple[dict[str, list[int]], list[Problem]]:

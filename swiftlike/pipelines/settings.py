@@ -14,6 +14,12 @@ from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.models.load import choose_dtype
 
+_SAME = """
+num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1
+adam_beta2 adam_epsilon max_grad_norm optim seed logging_steps logging_first_step save_strategy
+save_total_limit save_only_model load_best_model_at_end run_name dataloader_num_workers ignore_data_skip
+ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo
+"""  # our names that are also TrainingArguments fields
 STEP = 16  # groups that an optimiser step is filled up to by default
 
 
@@ -66,13 +72,7 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
     half = {"bf16": run.model.torch_dtype == "bfloat16", "fp16": run.model.torch_dtype == "float16"}
     if half["fp16"] and not torch.cuda.is_available():
         raise UserError("--torch_dtype float16 needs a GPU", hint="use bfloat16 or float32 on a CPU")
-    same = (
-        "num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1 "
-        "adam_beta2 adam_epsilon max_grad_norm optim seed logging_steps logging_first_step "
-        "save_strategy save_total_limit save_only_model load_best_model_at_end run_name "
-        "dataloader_num_workers ignore_data_skip ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo"
-    ).split()
-    values = {name: getattr(train, name) for name in same} | half
+    values = {name: getattr(train, name) for name in _SAME.split()} | half
     values |= {
         "output_dir": str(folder),
         "per_device_train_batch_size": train.batch_size,

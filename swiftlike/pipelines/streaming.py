@@ -58,7 +58,9 @@ class Streamed(IterableDataset[Item]):
                 yield self.encode(row)
             except BadRow as error:
                 if self.run.data.on_bad_row == "error" and self.run.data.truncation_strategy != "delete":
-                    raise UserError(f"{row.origin}: {error}", hint="leave such rows out with --on_bad_row drop") from error
+                    raise UserError(
+                        f"{row.origin}: {error}", hint="leave such rows out with --on_bad_row drop"
+                    ) from error
                 log.warning("left out %s: %s", row.origin, error)
 
     def _item(self, group: Encoded, partner: Encoded | None) -> Item:

@@ -32,8 +32,8 @@ from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Ref
 from swiftlike.models.tuning import add_lora, freeze, learning_rates, load_reference_adapter, no_dropout
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
-from swiftlike.pipelines.streaming import Streamed
 from swiftlike.pipelines.settings import derive, seeded, total_steps, training_arguments
+from swiftlike.pipelines.streaming import Streamed
 
 log = get_logger(__name__)
 SAMPLE = 64  # streamed rows that the plan looks at
@@ -187,10 +187,16 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         source_folder=source.folder,
         image_processor=checkpoint.image_processor,
         run=run,
-        digest=digest(data.train, run.data.dataset_seed, run.train.batch_size * run.train.gradient_accumulation_steps * world_size()),
+        digest=digest(
+            data.train,
+            run.data.dataset_seed,
+            run.train.batch_size * run.train.gradient_accumulation_steps * world_size(),
+        ),
     )
     if isinstance(reference, Stored) and sharded:
-        reference.together = lambda known: bool(trainer.accelerator.reduce(torch.tensor(int(known)), "sum") == world_size())
+        reference.together = lambda known: bool(
+            trainer.accelerator.reduce(torch.tensor(int(known)), "sum") == world_size()
+        )
     trainer.remove_callback(PrinterCallback)
     for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
         trainer.add_callback(callback)
@@ -275,7 +281,11 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
     chosen = run.rlhf.ref_model or run.rlhf.ref_model_type
     folders = [folder, *adapters]
     if chosen or run.tuner.sft_type == "full":
-        model = dc.replace(run.model, model=run.rlhf.ref_model or "", model_type=run.rlhf.ref_model_type) if chosen else run.model
+        model = (
+            dc.replace(run.model, model=run.rlhf.ref_model or "", model_type=run.rlhf.ref_model_type)
+            if chosen
+            else run.model
+        )
         source = locate(model)
         copy = load_model(source, **_keywords(run, checkpoint))
         add_scoring(copy, run.train.logprob_chunk)

@@ -19,8 +19,6 @@ from swiftlike.models.reference import Reference
 from swiftlike.trainers.records import RECORDS, Tally, only
 
 
-
-
 class GroupTrainer(Trainer):
     """Trains `card` on groups.
 
@@ -96,7 +94,7 @@ class GroupTrainer(Trainer):
         total, count = self.accelerator.reduce(pair, reduction="sum")
         return total / count
 
-    # -- what a step counts ---------------------------------------------------------------------------------------------
+    # -- what a step counts ---------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimiser step, and its rows and NLL tokens over all ranks."""
@@ -111,7 +109,7 @@ class GroupTrainer(Trainer):
         counts = torch.zeros(2, dtype=torch.long, device=self.args.device)
         for batch in batches:
             real = batch["real"]
-            prompt = batch["prompt_rows"] if "prompt_rows" in batch else None
+            prompt = batch.get("prompt_rows")
             prompts = None if prompt is None else torch.bincount(prompt, minlength=len(real))[real]
             tokens = self.card.nll_tokens(batch["tokens"][real], prompts, self.loss_args)
             counts += torch.stack([real.sum(), torch.as_tensor(tokens, device=real.device)]).to(counts.device)
@@ -147,7 +145,7 @@ class GroupTrainer(Trainer):
             partners=self.card.record == "labelled",
         )
 
-    # -- evaluation -----------------------------------------------------------------------------------------------------
+    # -- evaluation -----------------------------------------------------------------------------------------------
 
     def evaluation_loop(
         self,
@@ -177,9 +175,11 @@ class GroupTrainer(Trainer):
         means = tally.means(lambda table: self.accelerator.reduce(table, reduction="sum"))
         value = means.pop("rows", float("nan")) + weight * means.get("nll_loss", 0.0)
         metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
-        return EvalLoopOutput(predictions=(), label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader))
+        return EvalLoopOutput(
+            predictions=(), label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
+        )
 
-    # -- log ------------------------------------------------------------------------------------------------------------
+    # -- log ------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training lines get the metrics gathered since the last one."""

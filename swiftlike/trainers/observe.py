@@ -70,11 +70,17 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(24), TimeRemainingColumn(), TextColumn("{task.description}"))
+            columns = (
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(24),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            )
             self.bar = Bar(*columns, console=console)
             self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
             self.bar.start()
@@ -152,7 +158,9 @@ def draw_curves(folder: Path) -> list[Path]:
         figure.clear()
         axes = figure.add_axes((0.13, 0.12, 0.84, 0.8))
         steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, marker="." if len(steps) < 50 else "", color="tab:blue", alpha=0.5 if len(steps) > 20 else 1)
+        axes.plot(
+            steps, values, marker="." if len(steps) < 50 else "", color="tab:blue", alpha=0.5 if len(steps) > 20 else 1
+        )
         if len(steps) > 20:
             axes.plot(steps, _smooth(values), color="tab:blue")
         axes.set_title(name)
@@ -200,16 +208,23 @@ class Advice(TrainerCallback):
         for name in ("rewards/chosen", "rewards/margins"):
             self.start.setdefault(name, logs.get(name, 0.0))
         if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
-            self._say("nan", "the loss or its gradient is not finite: lower --learning_rate, or --torch_dtype bfloat16 instead of float16")
+            self._say(
+                "nan",
+                "the loss or its gradient is not finite: lower --learning_rate, or use --torch_dtype bfloat16, not float16",
+            )
         fell = logs.get("rewards/chosen", 0.0) < self.start["rewards/chosen"] - 1.0
         if fell and logs.get("rewards/margins", 0.0) > self.start["rewards/margins"]:
             self._say(
                 "falling",
-                "rewards/chosen falls while the margin grows: the policy moves away from both answers, the rejected one "
-                "faster. Usual for DPO; if the answers get worse, raise --rpo_alpha or --beta, or lower --learning_rate",
+                "rewards/chosen falls while the margin grows: the policy moves away from both answers, faster from "
+                "the rejected one. Usual for DPO; if the answers get worse, raise --rpo_alpha or --beta, or lower "
+                "--learning_rate",
             )
         if logs.get("rewards/accuracies", 0.0) == 1.0 and state.global_step <= 5 and state.max_steps > 50:
-            self._say("easy", "rewards/accuracies is 1.0 after a few steps: something other than quality may tell the answers apart")
+            self._say(
+                "easy",
+                "rewards/accuracies is 1.0 after a few steps: something else than quality may tell answers apart",
+            )
 
     def _say(self, key: str, text: str) -> None:
         if key not in self.said:

@@ -35,7 +35,7 @@ def labelled_record(
     """A judged completion in column 0; column 1 is another row's completion behind the same prompt, for the KL term."""
     if reference is None:
         raise ValueError("this objective needs reference log-probabilities")
-    drift = (logps["policy"][:, 1] - reference[:, 1]).detach()
+    drift = (logps["policy"][:, 1] - reference[:, 1]).detach()[batch["real"]]  # filler counts nowhere
     return LabelledLogps(
         policy=logps["policy"][:, 0],
         tokens=batch["tokens"][:, 0],
@@ -72,7 +72,7 @@ class Tally:
             self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
     def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean per metric over all ranks (`reduce` sums a tensor over them). Metrics that nothing counted are left out."""
+        """Mean per metric over all ranks (`reduce` sums a tensor over them), without what was never counted."""
         if not self.sums:
             return {}
         names = sorted(self.sums)

@@ -58,3 +58,19 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for subject in [SUBJECTS[number % len(SUBJECTS)]]
     ]
     return write_rows(tmp_path_factory.mktemp("rows") / "labelled.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 pairs, 3 of them with a picture: in steps of two rows at least one has a picture and none."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("rows")
+    rows = []
+    for number in range(8):
+        row = {"query": f"What is number {number}?", "response": f"It is {number}.", "rejected_response": "No idea."}
+        if number < 3:
+            Image.new("RGB", (64, 64 + 32 * number), (80 * number, 200, 90)).save(folder / f"{number}.png")
+            row |= {"query": "<image>" + row["query"], "images": [f"{number}.png"]}
+        rows.append(row)
+    return write_rows(folder / "mixed.jsonl", rows)

@@ -6,9 +6,12 @@ import contextlib
 import dataclasses as dc
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,16 +32,24 @@ USUAL = {
     "lr_scheduler_type": "constant",
     "warmup_ratio": "0",
 }
-APART = ("elapsed_s", "remaining_s", "tokens_per_s", "padding", "memory_gib")
+APART = re.compile(r".*(_s|_per_second|_runtime)|padding|memory_gib|epoch").fullmatch  # epoch: counted in batches
+MARK = "STARTED_BY_TEST"
 Flags = dict[str, Any]
+
+
+class Started(subprocess.Popen[str]):
+    """A command on its way. `mark` is in the environment of all its processes."""
+
+    mark: str
 
 
 @dc.dataclass(frozen=True)
 class Ran:
-    """What a run left behind. `lines` are those of logging.jsonl that belong to training steps."""
+    """What a run left behind: the lines of logging.jsonl that belong to training steps, and those of evaluations."""
 
     folder: Path
     lines: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
 
     def column(self, name: str) -> list[float]:
         """A metric, one number for each logged step."""
@@ -81,28 +92,28 @@ def read(folder: Path) -> Ran:
     """The results in a run folder."""
     with (folder / "logging.jsonl").open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
-    return Ran(folder, [line for line in lines if "loss" in line])
+    return Ran(folder, [line for line in lines if "loss" in line], [line for line in lines if "eval_loss" in line])
 
 
 def same(one: Ran, other: Ran, *, relative: float = 1e-4, absolute: float = 1e-5) -> None:
     """The two runs logged the same steps and numbers; speed, memory and padding may differ."""
     assert len(one.lines) == len(other.lines) > 0
-    for mine, theirs in zip(one.lines, other.lines, strict=True):
-        left, right = ({key: value for key, value in line.items() if key not in APART} for line in (mine, theirs))
+    for mine, theirs in zip((*one.lines, *one.evaluations), (*other.lines, *other.evaluations), strict=True):
+        left, right = ({key: value for key, value in line.items() if not APART(key)} for line in (mine, theirs))
         assert left.pop("step") == right.pop("step")
         assert right == pytest.approx(left, rel=relative, abs=absolute)
 
 
-def start(command: str, out: Path, *, processes: int = 1, **flags: Any) -> subprocess.Popen[str]:
+def start(command: str, out: Path, *, processes: int = 1, **flags: Any) -> Started:
     """Start the command in a process (or several) of its own; stdout and stderr are one text."""
     env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    env["OMP_NUM_THREADS"] = "1"
+    env |= {"OMP_NUM_THREADS": "1", MARK: (mark := uuid.uuid4().hex)}
     if processes > 1:
         env |= {"NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
     argv = [sys.executable, "-m", "swiftlike", *words(command, {"output_dir": out, **flags})]
-    return subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
-    )
+    process = Started(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    process.mark = mark
+    return process
 
 
 def distributed(command: str, out: Path, *, processes: int = 2, **flags: Any) -> Ran:
@@ -110,11 +121,24 @@ def distributed(command: str, out: Path, *, processes: int = 2, **flags: Any) ->
     process = start(command, out, processes=processes, add_version=False, **flags)
     try:
         text, _ = process.communicate(timeout=300)
+        left = started_by(process)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # nothing is left when all went well
-            os.killpg(process.pid, 9)
+        for pid in (process.pid, *started_by(process)):
+            with contextlib.suppress(ProcessLookupError):  # nothing is left when all went well
+                os.kill(pid, signal.SIGKILL)
     assert process.returncode == 0, text[-6000:]
+    assert left == []
     return read(out)
+
+
+def started_by(process: Started) -> list[int]:
+    """Running processes that descend from `start`, whatever happened to those between: the mark is inherited."""
+    mark, found = f"{MARK}={process.mark}".encode(), []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environment.read_bytes().split(b"\0") and int(environment.parent.name) != process.pid:
+                found.append(int(environment.parent.name))
+    return found
 
 
 def free_port() -> int:

@@ -13,6 +13,7 @@ SOFT_FILE, SOFT_FUNCTION, SOFT_SHARE = 300, 40, 0.03
 EXCEPTIONS = {
     "core/declare.py:arg": "arguments: one keyword per fact about an argument, every one optional",
     "data/bucketing.py:__init__": "arguments: facts of a run, by keyword",
+    "models/logps.py:token_logps": "arguments: what a head is, by keyword",
     "models/logps.py:score": "arguments: the tensors of a batch, by name",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -10,6 +10,7 @@ import pytest
 from swiftlike.cli import launch
 from swiftlike.cli.commands import load
 from swiftlike.cli.layers import build_run
+from swiftlike.core.devices import own_devices
 from swiftlike.core.merge import Run
 
 TAIL = r"""    --sft_type  lora \
@@ -109,7 +110,7 @@ def test_guide_commands_are_placed_as_ms_swift_places_them(
     assert (plan.processes if plan else 1) == processes
     assert plan is None or plan.port == 29500
     names = launch.visible_devices(env)
-    placed = [[names[at] for at in launch.placement(len(names), processes, rank)] for rank in range(processes)]
+    placed = [[names[at] for at in own_devices(len(names), processes, rank)] for rank in range(processes)]
     assert placed == shares
 
 

@@ -8,28 +8,6 @@ from swiftlike.cli import launch
 from swiftlike.core.errors import UserError
 
 
-@pytest.mark.parametrize(
-    ("visible", "processes", "shares"),
-    [
-        (0, 1, [[]]),
-        (0, 2, [[], []]),
-        (1, 1, [[0]]),
-        (2, 1, [[0, 1]]),
-        (2, 2, [[0], [1]]),
-        (4, 2, [[0, 2], [1, 3]]),
-        (8, 4, [[0, 4], [1, 5], [2, 6], [3, 7]]),
-    ],
-)
-def test_placement(visible: int, processes: int, shares: list[list[int]]) -> None:
-    assert [launch.placement(visible, processes, rank) for rank in range(processes)] == shares
-
-
-@pytest.mark.parametrize(("visible", "processes"), [(3, 2), (2, 4), (1, 2)])
-def test_cards_that_cannot_be_shared_evenly(visible: int, processes: int) -> None:
-    with pytest.raises(UserError, match=f"NPROC_PER_NODE={processes}"):
-        launch.placement(visible, processes, 0)
-
-
 def test_one_process_is_not_launched() -> None:
     assert launch.plan({}) is None
     assert launch.plan({"NPROC_PER_NODE": "1", "NNODES": "1"}) is None
@@ -82,27 +60,3 @@ def test_start_becomes_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_visible_devices(text: str, names: list[str]) -> None:
     assert launch.visible_devices({"CUDA_VISIBLE_DEVICES": text}) == names
-
-
-def test_a_process_keeps_its_own_cards_and_is_narrowed_once() -> None:
-    env = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    launch.narrow_devices(env)
-    assert env["CUDA_VISIBLE_DEVICES"] == "5,7"
-    env["LOCAL_WORLD_SIZE"] = "1"
-    launch.narrow_devices(env)
-    assert env["CUDA_VISIBLE_DEVICES"] == "5,7"
-
-
-@pytest.mark.parametrize(
-    "env",
-    [
-        {"CUDA_VISIBLE_DEVICES": "0,1"},
-        {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-        {"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
-        {"CUDA_VISIBLE_DEVICES": "", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
-    ],
-)
-def test_other_placements_keep_the_list(env: dict[str, str]) -> None:
-    before = dict(env)
-    launch.narrow_devices(env)
-    assert env == before

@@ -13,11 +13,12 @@ import families
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from swiftlike.data.collate import Collator, Item
 from swiftlike.data.encode import Encoded, Span
 from swiftlike.datasets_registry.row import Image
-from swiftlike.models.layout import allowed, group_mask, supports_shared
+from swiftlike.models.layout import TESTED, allowed, group_mask, supports_shared
 from swiftlike.models.logps import add_scoring, group_logps, model_inputs
 
 EVERY = (*families.TEXT, *families.VISION)
@@ -187,6 +188,54 @@ def test_positions_equal_the_models_own(name: str) -> None:
     assert not torch.equal(wanted[0][real], wanted[2][real])  # pictures do spread
 
 
+# -- language models without a card of their own -----------------------------------------------------------------------
+
+_MIXED = {"sliding_window": families.WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cohere2": {"logit_scale": 0.5, **_MIXED},
+    "ernie4_5": {"head_dim": 16},
+    "exaone4": _MIXED,
+    "glm4": {"head_dim": 16},
+    "gpt2": {"n_inner": 48},
+    "gpt_oss": {**_EXPERTS, "head_dim": 16, "sliding_window": families.WINDOW},
+    "gptj": {"rotary_dim": 8, "n_positions": 512},
+    "ministral": {"head_dim": 16, **_MIXED},
+    "mixtral": _EXPERTS,
+    "olmo3": {"sliding_window": families.WINDOW},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": families.HIDDEN},
+    "phimoe": _EXPERTS,
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": {**_EXPERTS, "head_dim": 16},
+    "starcoder2": {"sliding_window": families.WINDOW},
+    "xglm": {"d_model": families.HIDDEN, "ffn_dim": 48, "num_layers": 2, "attention_heads": 2},
+}
+OWN = {families.config(name).get_text_config().model_type for name in EVERY}
+
+
+def test_every_tested_type_is_tested_here() -> None:
+    assert OWN <= TESTED
+    assert set(OPTIONS) <= TESTED - OWN
+
+
+@pytest.mark.parametrize("kind", sorted(TESTED - OWN))
+def test_shared_equals_plain_forward_of_other_models(kind: str) -> None:
+    config = transformers.AutoConfig.for_model(kind, **families._text(**OPTIONS.get(kind, {})))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for weight in model.parameters():
+        weight.data.mul_(4.0 if weight.ndim >= 2 else 1.0)
+    split, shared = batch("llama", "split"), batch("llama", "shared")
+    with torch.no_grad():
+        made = model(input_ids=split["input_ids"], attention_mask=split["attention_mask"], use_cache=False).logits
+        logps = made.flatten(0, 1).log_softmax(-1)[split["predict"]].gather(1, split["targets"][:, None]).squeeze(1)
+        wanted = logps.new_zeros(9).index_add(0, split["slots"], logps).view(3, 3)
+        add_scoring(model, chunk=8)
+        found = group_logps(model(**model_inputs(shared)), shared)["policy"]
+    assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
 # -- masks -----------------------------------------------------------------------------------------------------------
 
 
@@ -221,5 +270,6 @@ def test_what_cannot_be_shared_is_said() -> None:
     config = families.config("llama")
     assert supports_shared(config, "sdpa") == ""
     assert "flash_attention_2" in supports_shared(config, "flash_attention_2")
+    assert "bloom" in supports_shared(transformers.BloomConfig(), "eager")
     config.layer_types = ["linear_attention", "full_attention"]
     assert "linear_attention" in supports_shared(config, "sdpa")

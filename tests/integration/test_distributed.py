@@ -1,0 +1,51 @@
+"""Two processes do what one does: real torchrun, gloo, on a CPU."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from pathlib import Path
+
+import pytest
+
+from .runs import distributed, same, train
+
+COMMON = {"learning_rate": 1e-3, "num_train_epochs": 2, "ref_logps": "live"}
+OBJECTIVES = {
+    "dpo": {"rlhf_type": "dpo", "rpo_alpha": 1, "dataset_test_ratio": 0.25},
+    "kto": {"rlhf_type": "kto"},
+    "sft": {"lora_dropout": 0},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_equal_one(name: str, pairs: Path, labelled: Path, tmp_path: Path) -> None:
+    """19 rows, 8 a step: the second process gets nothing but filler at the end of an epoch."""
+    flags = COMMON | OBJECTIVES[name] | {"dataset": labelled if name == "kto" else pairs, "model_type": "tiny-llama"}
+    command = "sft" if name == "sft" else "rlhf"
+    one = train(command, tmp_path / "one", **flags, batch_size=4, gradient_accumulation_steps=2)
+    two = distributed(command, tmp_path / "two", **flags, batch_size=2, gradient_accumulation_steps=2)
+    same(one, two)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_one_process_may_get_text_only_while_the_other_sees_pictures(kind: str, mixed: Path, tmp_path: Path) -> None:
+    """Full training of the tower as well: the process without a picture has to take part in its gradients."""
+    tower = {} if kind == "lora" else {"sft_type": "full", "freeze_vit": False, "freeze_aligner": False}
+    flags = COMMON | tower | {"rlhf_type": "dpo", "dataset": mixed, "model_type": "tiny-llava1_6"}
+    one = train("rlhf", tmp_path / "one", **flags, batch_size=2)
+    two = distributed("rlhf", tmp_path / "two", **flags, batch_size=1)
+    same(one, two)
+
+
+def test_checkpoints_of_two_processes(labelled: Path, tmp_path: Path) -> None:
+    """Rank 0 writes what is shared, every rank its own state, and training goes on from there as if never stopped."""
+    flags = COMMON | {"rlhf_type": "kto", "dataset": labelled, "model_type": "tiny-llama", "batch_size": 4}
+    whole = distributed("rlhf", tmp_path / "whole", **flags, save_strategy="steps", save_steps=2, save_total_limit=9)
+    assert len(whole.lines) == 6
+    names = {path.name for path in (whole.folder / "checkpoint-2").iterdir()}
+    assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "args.json", "swiftlike.json"} <= names
+    for rank in (0, 1):
+        assert {f"rng_state_{rank}.pth", f"objective_{rank}.pt"} <= names
+    rest = distributed("rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / "checkpoint-2")
+    assert rest.losses == whole.losses[2:]
+    same(rest, dc.replace(whole, lines=whole.lines[2:]))
