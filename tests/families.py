@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import random
+import string
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ VISION = ("llava", "llava_next", "internvl", *MROPE)
 WINDOW = 5  # tokens, far shorter than the rows of the tests
 HIDDEN, TILE, PATCH = 32, 28, 7
 CHATML = (
-    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
+    "{{ '\\n' }}{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
 )
 _SENTENCES = (
     "What is in the picture? A small red square on a blue field. Describe it in one sentence.",
@@ -80,7 +81,10 @@ def prefix_space_tokenizer(scheme: str) -> Any:
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
     bpe.decoder = decoders.Metaspace(prepend_scheme=scheme)
     trainer = trainers.BpeTrainer(
-        vocab_size=200, special_tokens=["<unk>", *SPECIAL], initial_alphabet=list("[]INST/<>:\n"), show_progress=False
+        vocab_size=260,
+        special_tokens=["<unk>", *SPECIAL],
+        initial_alphabet=[*string.printable.strip(), "\n"],
+        show_progress=False,
     )
     bpe.train_from_iterator([*_SENTENCES, "[INST] Hi! [/INST] Hello.", "USER: ASSISTANT:"] * 3, trainer)
     return transformers.PreTrainedTokenizerFast(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def cache_folder(name: str) -> Path:
-    """`$SWIFTLIKE_CACHE/name`, by default `~/.cache/swiftlike/name`. Made when absent."""
-    folder = Path(os.environ.get("SWIFTLIKE_CACHE") or Path.home() / ".cache" / "swiftlike") / name
+    """`$SWIFTLIKE_CACHE/name`, by default swiftlike/name in the user's cache folder. Made when absent."""
+    given = os.environ.get("SWIFTLIKE_CACHE")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = (Path(given) if given else user / "swiftlike") / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

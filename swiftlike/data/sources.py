@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swiftlike.core.cache import cache_folder
 from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError, suggestion
 from swiftlike.core.optional import require
@@ -75,17 +75,9 @@ def open_source(wanted: Wanted, columns: Mapping[str, str], hub: str = "hf") -> 
 
 def _built(card: DatasetCard, subsets: Sequence[str]) -> tuple[Path, ...]:
     """The files of built-in data, made in the cache folder when they are not there."""
-    build, folder = resolve(card.build), cache_folder() / "data" / card.name
+    build, folder = resolve(card.build), cache_folder("data") / card.name
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(Path(build(folder, subset)) for subset in subsets) or (Path(build(folder)),)
-
-
-def cache_folder() -> Path:
-    """Where built-in data is written: SWIFTLIKE_CACHE, else the user's cache folder."""
-    given = os.environ.get("SWIFTLIKE_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "swiftlike"
 
 
 def _subset(path: Path, subset: str) -> Path:

@@ -154,7 +154,9 @@ class Template:
             if joined[i].text.endswith(" ") and joined[i + 1].counted:
                 joined[i] = Piece(joined[i].text[:-1], joined[i].counted)
                 joined[i + 1] = Piece(" " + joined[i + 1].text, True)
-        out = [(self._encode(piece.text, first=i == 0), piece.counted) for i, piece in enumerate(joined)]
+        out: list[tuple[list[int], bool]] = []
+        for piece in joined:
+            out.append((self._encode(piece.text, out[-1][0] if out else []), piece.counted))
         bos = self.tokenizer.bos_token_id
         if self.card is not None and self.card.bos and bos is not None:
             ids, counted = out[0]
@@ -176,7 +178,14 @@ class Template:
     def _raw(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _encode(self, text: str, first: bool) -> list[int]:
-        if first or not self._adds_space:
+    def _encode(self, text: str, before: Sequence[int]) -> list[int]:
+        """Ids of a text that follows the ids `before`: the space of a text's beginning is put where the whole
+        conversation would have it, which some tokenizers do after special tokens too."""
+        if not before or not self._adds_space:
             return self._raw(text)
-        return self._raw("\n" + text)[len(self._raw("\n")) :]
+        special = self.tokenizer.added_tokens_decoder.get(before[-1])
+        for lead in (special.content,) if special else ("\n", "x", "1"):
+            context, both = self._raw(lead), self._raw(lead + text)
+            if both[: len(context)] == context:  # else the lead has merged into the text
+                return both[len(context) :]
+        return self._raw(text)

@@ -219,22 +219,46 @@ class QwenVL(Adapter):
         if high < self.factor**2:
             raise UserError(f"a picture needs at least {self.factor**2} pixels, one token; {high} are allowed")
         self.processor.size = {"shortest_edge": min(low, high), "longest_edge": high}
+        self.most = high // self.factor**2  # tokens of a picture
 
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """The processor itself resizes."""
         return width, height
 
-    def pixels(self, picture: Picture) -> Pixels:
-        """Read through qwen-vl-utils, as the family's own examples do, where it works; the same numbers without it."""
-        if (read := _qwen_reader()) is not None:
-            size = self.processor.size
-            limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
-            turn = {"role": "user", "content": [{"type": "image", "image": picture, **limits}]}
-            (picture,), _ = read([turn], image_patch_size=self.processor.patch_size)
-        return super().pixels(picture)
-
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Rows and columns of merged patches."""
+        """Rows and columns of merged patches: the processor's, or fewer where it oversteps its own limit, which it
+        does with long and narrow pictures and with ones that it enlarges."""
+        rows, columns = self._processors_grid(width, height)
+        if rows * columns <= self.most:
+            return rows, columns
+        shrink = math.sqrt(self.most / (rows * columns))
+        if rows < columns:
+            rows = max(1, int(rows * shrink))
+            return rows, min(columns, self.most // rows)
+        columns = max(1, int(columns * shrink))
+        return min(rows, self.most // columns), columns
+
+    def pixels(self, picture: Picture) -> Pixels:
+        """The processor's tensors; where its grid is not taken, the picture is brought to size before.
+
+        Read through qwen-vl-utils, as the family's own examples do, where it works; the numbers are the same without.
+        """
+        rows, columns = self.grid(*picture.size)
+        if (rows, columns) == self._processors_grid(*picture.size):
+            return super().pixels(self._read(picture))
+        picture = picture.resize((columns * self.factor, rows * self.factor), resample=3)
+        return dict(self.processor(images=[picture], do_resize=False, return_tensors="pt"))
+
+    def _read(self, picture: Picture) -> Picture:
+        if (read := _qwen_reader()) is None:
+            return picture
+        size = self.processor.size
+        limits = {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+        turn = {"role": "user", "content": [{"type": "image", "image": picture, **limits}]}
+        (picture,), _ = read([turn], image_patch_size=self.processor.patch_size)
+        return picture
+
+    def _processors_grid(self, width: int, height: int) -> tuple[int, int]:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         size = self.processor.size

@@ -223,14 +223,14 @@ FAMILIES = {
 
 
 def _chat_template(picture: str) -> str:
+    line = "{{ '\\n' }}"  # `{%-` and `-%}` would eat a bare one
     return (
-        "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n"
-        "{%- if message['content'] is string -%}{{ message['content'] }}"
-        "{%- else -%}{%- for part in message['content'] -%}"
-        f"{{%- if part['type'] == 'image' -%}}{picture}"
+        "{%- for message in messages -%}<|im_start|>{{ message['role'] }}" + line + "{%- if message['content'] is string -%}"
+        "{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}"
+        f"{{%- if part['type'] == 'image' -%}}{picture.replace(chr(10), line)}"
         "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
-        "{%- endfor -%}{%- endif -%}<|im_end|>\n{%- endfor -%}"
-        "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}<|im_end|>" + line + "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}<|im_start|>assistant" + line + "{%- endif -%}"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -159,7 +160,7 @@ class GroupTrainer(Trainer):
         model = self.model_wrapped if self.is_in_train else self._wrap_model(self.model, training=False)
         if not self.accelerator._models:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
-        was_training, tally, weight, before = model.training, Tally(), 0.0, self.state_of_loss
+        was_training, tally, before = model.training, Tally(), self.state_of_loss
         model.eval()
         for inputs in dataloader:
             with torch.no_grad():
@@ -168,12 +169,13 @@ class GroupTrainer(Trainer):
                 continue
             values = self.metrics(record, loss)
             values["rows"] = (loss.rows.sum(), torch.tensor(len(loss.rows), device=loss.rows.device))
-            weight = loss.nll.weight if loss.nll is not None else 0.0
+            if loss.nll is not None:
+                values["weight"] = values["rows"][0].new_tensor([loss.nll.weight, 1.0]).unbind()
             tally.add(values)
         self.state_of_loss = before
         model.train(was_training)
-        means = tally.means(lambda table: self.accelerator.reduce(table, reduction="sum"))
-        value = means.pop("rows", float("nan")) + weight * means.get("nll_loss", 0.0)
+        means = self._means(tally)
+        value = means.pop("rows", float("nan")) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
         metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
         return EvalLoopOutput(
             predictions=(), label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
@@ -184,6 +186,11 @@ class GroupTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training lines get the metrics gathered since the last one."""
         if "loss" in logs and "eval_loss" not in logs:
-            logs |= self.tally.means(lambda table: self.accelerator.reduce(table, reduction="sum"))
+            logs |= self._means(self.tally)
             self.tally.clear()
         super().log(logs, start_time)
+
+    def _means(self, tally: Tally) -> dict[str, float]:
+        """Over all ranks. One that had nothing but filler has no metrics, and still takes part."""
+        names = sorted(set(gather_object(list(tally.sums))))
+        return tally.means(names, self.args.device, lambda table: self.accelerator.reduce(table, reduction="sum"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,12 +71,13 @@ class Tally:
             pair = torch.stack([total.detach().double(), count.detach().double()])
             self.sums[name] = self.sums[name] + pair if name in self.sums else pair
 
-    def means(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean per metric over all ranks (`reduce` sums a tensor over them), without what was never counted."""
-        if not self.sums:
+    def means(self, names: Sequence[str], device: Any, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean per metric over all ranks: `names` are those that any of them has, `reduce` sums a tensor on `device`
+        over them. Metrics that nothing counted are left out."""
+        if not names:
             return {}
-        names = sorted(self.sums)
-        table = reduce(torch.stack([self.sums[name] for name in names])).cpu()
+        nothing = torch.zeros(2, dtype=torch.double)
+        table = reduce(torch.stack([self.sums.get(name, nothing).to(device) for name in names]))
         pairs = zip(names, table.tolist(), strict=True)
         return with_margins({name: total / count for name, (total, count) in pairs if count})
 

@@ -53,7 +53,7 @@ def test_dpo_learns_a_small_set_by_heart_from_log_2_on(tmp_path: Path) -> None:
     assert ran.losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert ran.column("rewards/margins")[0] == pytest.approx(0, abs=1e-6)
     assert ran.column("rewards/accuracies")[-1] == 1.0
-    assert ran.losses[-1] < 0.1
+    assert ran.losses[-1] < 0.3
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

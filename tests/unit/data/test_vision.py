@@ -39,19 +39,24 @@ def test_count_and_pixels_equal_the_official_processor(name: str) -> None:
     assert (len(counts) == 1) == (name == "llava")
 
 
+def run(name: str, model: torch.nn.Module, counts: list[int], pixels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits of pictures with a word behind each."""
+    ids = torch.tensor([[one for count in counts for one in (*[families.placeholder(name)] * count, 99)]])
+    more = {"mm_token_type_ids": (ids != 99).int()} if name in families.MROPE else {}
+    with torch.no_grad():
+        return model(input_ids=ids, **pixels, **more).logits
+
+
 @pytest.mark.parametrize("name", families.VISION)
 def test_count_equals_the_features_of_the_model(name: str) -> None:
     """Several pictures in one batch: the model refuses a count that is not its own."""
     adapter, model = families.adapter(name), families.model(name)
     shapes = families.sizes(4, seed=5)
-    total = sum(adapter.count(*size) for size in shapes)
+    counts = [adapter.count(*size) for size in shapes]
     joined = adapter.join([adapter.pixels(families.picture(*size)) for size in shapes])
-    ids = torch.full((1, total), families.placeholder(name))
-    more = {"mm_token_type_ids": torch.ones_like(ids)} if name in families.MROPE else {}
-    with torch.no_grad():
-        assert model(input_ids=ids, **joined, **more).logits.shape[1] == total
-        with pytest.raises(ValueError, match="tokens"):
-            model(input_ids=ids[:, 1:], **joined, **{key: value[:, 1:] for key, value in more.items()})
+    assert run(name, model, counts, joined).isfinite().all()
+    with pytest.raises((ValueError, RuntimeError), match="tokens|size"):
+        run(name, model, [counts[0] - 1, *counts[1:]], joined)
 
 
 @pytest.mark.parametrize("name", families.MROPE)
@@ -71,7 +76,7 @@ def test_only_mrope_has_a_grid() -> None:
 
 # -- budgets ---------------------------------------------------------------------------------------------------------
 
-TIGHT = [("llava", 16), ("llava_next", 16 + 34), ("internvl", 4), ("internvl", 8), ("internvl", 13)]
+TIGHT = [("llava", 16), ("llava_next", 16 + 36), ("internvl", 4), ("internvl", 8), ("internvl", 13)]
 TIGHT += [(name, tokens) for name in families.MROPE for tokens in (1, 3, 9)]
 
 
@@ -85,8 +90,8 @@ def test_no_picture_takes_more_than_max_image_tokens(name: str, tokens: int) -> 
         assert 1 <= adapter.count(*size) <= tokens
 
     respected()
-    if free.count(300, 300) > tokens:  # the budget is used, not just kept
-        assert adapter.count(300, 300) > tokens // 3
+    if free.count(400, 200) > tokens:  # the budget is used, not just kept
+        assert adapter.count(400, 200) >= tokens // 2
 
 
 @pytest.mark.parametrize(("name", "tokens"), TIGHT)
@@ -97,10 +102,7 @@ def test_a_smaller_picture_still_fits_its_placeholders(name: str, tokens: int) -
     shapes = [(200, 190), (13, 16), (390, 9), (9, 390)]
     count = [adapter.count(*size) for size in shapes]
     joined = adapter.join([adapter.pixels(families.picture(*size)) for size in shapes])
-    ids = torch.full((1, sum(count)), families.placeholder(name))
-    more = {"mm_token_type_ids": torch.ones_like(ids)} if name in families.MROPE else {}
-    with torch.no_grad():
-        assert model(input_ids=ids, **joined, **more).logits.isfinite().all()
+    assert run(name, model, count, joined).isfinite().all()
     if name in families.MROPE:
         grids = [adapter.grid(*size) for size in shapes]
         assert [[1, 2 * rows, 2 * columns] for rows, columns in grids] == joined["image_grid_thw"].tolist()
@@ -134,7 +136,7 @@ def test_max_pixels(name: str) -> None:
     limit = 3 * families.TILE**2
     adapter = families.adapter(name, max_pixels=limit)
     if name in families.MROPE:  # the processor's own knob, in whole tokens
-        assert all(adapter.count(*size) * adapter.factor**2 <= limit for size in SIZES if max(size) < 20 * min(size))
+        assert all(adapter.count(*size) * adapter.factor**2 <= limit for size in SIZES)
         return
     for width, height in SIZES:
         small = adapter.fit(width, height)
