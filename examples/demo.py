@@ -75,7 +75,6 @@ def demo() -> None:
 
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
-
     from transformers.utils import logging
 
     from swiftlike.models.tiny import cached

@@ -38,8 +38,8 @@ VISION = ("llava", "llava_next", "internvl", *MROPE)
 WINDOW = 5  # tokens, far shorter than the rows of the tests
 HIDDEN, TILE, PATCH = 32, 28, 7
 CHATML = (
-    "{%- for message in messages -%}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
-    "{{ '\\n' }}{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 _SENTENCES = (
     "What is in the picture? A small red square on a blue field. Describe it in one sentence.",

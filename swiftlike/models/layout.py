@@ -12,10 +12,50 @@ PAD = -1
 # Language models (config.json's model_type) for which a test holds the shared layout equal to the plain forward.
 # Others may keep positions or windows outside the mask: ALiBi (bloom, mpt, falcon), gpt_neo's local layers, rwkv.
 TESTED = frozenset(
-    "apertus arcee biogpt cohere cohere2 ernie4_5 exaone4 gemma gemma2 gemma3_text glm4 gpt2 gpt_bigcode gpt_neox "
-    "gpt_oss gptj granite hyperclovax llama ministral mistral mixtral nemotron olmo2 olmo3 opt persimmon phi phi3 phimoe "
-    "qwen2 qwen2_5_vl_text qwen2_moe qwen2_vl_text qwen3 qwen3_moe qwen3_vl_text seed_oss smollm3 stablelm "
-    "starcoder2 xglm".split()
+    [
+        "apertus",
+        "arcee",
+        "biogpt",
+        "cohere",
+        "cohere2",
+        "ernie4_5",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "glm4",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neox",
+        "gpt_oss",
+        "gptj",
+        "granite",
+        "hyperclovax",
+        "llama",
+        "ministral",
+        "mistral",
+        "mixtral",
+        "nemotron",
+        "olmo2",
+        "olmo3",
+        "opt",
+        "persimmon",
+        "phi",
+        "phi3",
+        "phimoe",
+        "qwen2",
+        "qwen2_5_vl_text",
+        "qwen2_moe",
+        "qwen2_vl_text",
+        "qwen3",
+        "qwen3_moe",
+        "qwen3_vl_text",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+        "xglm",
+    ]
 )
 
 

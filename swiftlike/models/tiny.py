@@ -225,7 +225,9 @@ FAMILIES = {
 def _chat_template(picture: str) -> str:
     line = "{{ '\\n' }}"  # `{%-` and `-%}` would eat a bare one
     return (
-        "{%- for message in messages -%}<|im_start|>{{ message['role'] }}" + line + "{%- if message['content'] is string -%}"
+        "{%- for message in messages -%}<|im_start|>{{ message['role'] }}"
+        + line
+        + "{%- if message['content'] is string -%}"
         "{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}"
         f"{{%- if part['type'] == 'image' -%}}{picture.replace(chr(10), line)}"
         "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"

@@ -17,7 +17,11 @@ from swiftlike.pipelines.preview import lengths, quantiles
 from swiftlike.pipelines.settings import total_steps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-GIB = 2**30
+
+
+def amount(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -40,14 +44,14 @@ class Plan:
     def lines(self) -> list[str]:
         """For people."""
         share = 100 * self.trainable / max(self.parameters, 1)
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.memory.items())
+        parts = ", ".join(f"{name} {amount(size)}" for name, size in self.memory.items())
         tokens = [f"{name} tokens: p50 {q['p50']}, p95 {q['p95']}, max {q['max']}" for name, q in self.tokens.items()]
         return [
             f"parameters: {self.parameters:,}, trained: {self.trainable:,} ({share:.3f} %)",
             f"training groups: {self.groups:,}, optimiser steps: {self.steps:,}",
             *tokens,
-            f"estimated peak memory per device: {self.peak / GIB:.2f} GiB ({parts})",
-            f"estimated disk for kept checkpoints: {self.disk / GIB:.3f} GiB",
+            f"estimated peak memory per device: {amount(self.peak)} ({parts})",
+            f"estimated disk for kept checkpoints: {amount(self.disk)}",
         ]
 
 
@@ -104,13 +108,14 @@ def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:
     how = "all weights"
     if tuner.sft_type == "lora":
         how = f"LoRA rank {tuner.lora_rank} on {tuner.lora_target_regex or ' '.join(tuner.lora_target_modules)}"
+    dropout = "as configured" if card.dropout else "off (two log-probabilities are compared)"
     source, ranks = checkpoint.source, world_size()
     step = train.batch_size * train.gradient_accumulation_steps * ranks
     made = f"{train.batch_size} x {train.gradient_accumulation_steps} accumulated x {ranks} ranks"
     return [
         f"model = {source.name} ({source.id or source.folder}), template {source.template}",
         f"loss = {card.words(run.loss)}",
-        f"training {how}, {run.model.torch_dtype}, attention {checkpoint.attention}",
+        f"training {how}, {run.model.torch_dtype}, attention {checkpoint.attention}, dropout {dropout}",
         f"step = {step} groups ({made}), learning rate {train.learning_rate:g}",
         f"layout = {checkpoint.layout}: {checkpoint.layout_reason}",
     ]

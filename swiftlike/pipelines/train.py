@@ -25,7 +25,7 @@ from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
-from swiftlike.models.load import DTYPES, load_model, locate, quantization
+from swiftlike.models.load import DTYPES, NATIVE, load_model, locate, quantization
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
@@ -234,6 +234,8 @@ def stand_in(checkpoint: Checkpoint) -> StandIn | None:
 def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Any:
     """The model to train, able to score tokens, with what is frozen frozen."""
     source = dc.replace(checkpoint.source, folder=folder)
+    if run.train.resume_only_model and run.tuner.sft_type == "full":
+        source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
     model = load_model(source, **_keywords(run, checkpoint))
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
         _same_tiles(model.config, checkpoint.config)

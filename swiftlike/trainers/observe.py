@@ -210,7 +210,7 @@ class Advice(TrainerCallback):
         if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm", 0.0)):
             self._say(
                 "nan",
-                "the loss or its gradient is not finite: lower --learning_rate, or use --torch_dtype bfloat16, not float16",
+                "the loss or its gradient is not finite: lower --learning_rate, or train in bfloat16, not float16",
             )
         fell = logs.get("rewards/chosen", 0.0) < self.start["rewards/chosen"] - 1.0
         if fell and logs.get("rewards/margins", 0.0) > self.start["rewards/margins"]:
@@ -223,7 +223,7 @@ class Advice(TrainerCallback):
         if logs.get("rewards/accuracies", 0.0) == 1.0 and state.global_step <= 5 and state.max_steps > 50:
             self._say(
                 "easy",
-                "rewards/accuracies is 1.0 after a few steps: something else than quality may tell answers apart",
+                "rewards/accuracies is 1.0 after a few steps: does something else than quality tell answers apart?",
             )
 
     def _say(self, key: str, text: str) -> None:
