@@ -38,7 +38,8 @@ VISION = ("llava", "llava_next", "internvl", *MROPE)
 WINDOW = 5  # tokens, far shorter than the rows of the tests
 HIDDEN, TILE, PATCH = 32, 28, 7
 CHATML = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 _SENTENCES = (
@@ -158,7 +159,7 @@ _NAMED = {
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     },
-    **dict.fromkeys(MROPE, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}),
+    **{name: {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"} for name in MROPE},
 }
 
 

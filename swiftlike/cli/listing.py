@@ -44,10 +44,12 @@ def _matches(pattern: str, *words: str) -> bool:
 def models(pattern: str = "") -> list[Entry]:
     """Model families with their published checkpoints; a family that only some checkpoints match lists those."""
     from swiftlike.model_registry import MODELS
+    from swiftlike.model_registry.builtin import BUILTIN
 
     found = []
     for card in MODELS:
         points = {name: point.hf or point.ms for name, point in card.checkpoints.items()}
+        points |= {one.name: f"built in: {one.help}" for one in BUILTIN if one.family == card.name}
         if not _matches(pattern, card.name, *card.aliases):
             points = {name: where for name, where in points.items() if _matches(pattern, name, where)}
             if not points:

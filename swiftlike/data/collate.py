@@ -19,6 +19,7 @@ import torch
 
 from swiftlike.data.encode import Encoded, Span
 from swiftlike.data.vision import Adapter, Pixels
+from swiftlike.datasets_registry.row import Image
 
 PAD = -1  # segment of padding; 0 is the prompt, k + 1 completion k
 
@@ -238,21 +239,26 @@ class Collator:
 
 
 def _keys(group: Encoded) -> list[bytes]:
-    """A digest of each of the K sequences: ids, which of them count, and the pictures' identity."""
-    pictures = hashlib.blake2b(digest_size=16)
-    for image in group.images:
-        source = image.source
-        pictures.update(source if isinstance(source, bytes) else source.encode())
-        if isinstance(source, str) and len(source) < 4096 and (path := Path(source)).is_file():
-            pictures.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    """A digest of each of the K sequences: ids, which of them count, and the pictures it shows, in order."""
+    pictures = [_picture_digest(image) for image in group.images]
     keys = []
     for one in group.completions:
-        digest = hashlib.blake2b(pictures.digest(), digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
+        for i in (*group.prompt.images, *one.images):
+            digest.update(pictures[i])
         for array in (group.prompt.ids, one.ids, one.counted):
-            digest.update(array.tobytes())
-            digest.update(b"|")
+            digest.update(b"|" + array.tobytes())
         keys.append(digest.digest())
     return keys
+
+
+def _picture_digest(image: Image) -> bytes:
+    """What tells a picture from others: its bytes, or its address, and for a file its size and time as well."""
+    source = image.source
+    digest = hashlib.blake2b(source if isinstance(source, bytes) else source.encode(), digest_size=16)
+    if isinstance(source, str) and len(source) < 4096 and (path := Path(source)).is_file():
+        digest.update(f"|{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    return digest.digest()
 
 
 def _line(span: Span, group: Encoded, start: int) -> tuple[np.ndarray, int]:

@@ -94,6 +94,8 @@ class Encoder:
 
     def _sequence(self, row: Row, k: int, pictures: _Pictures) -> _Sequence:
         prompt, completion = row.prompt_of(k), row.completions[k]
+        if self.adapter is None and (prompt.images or completion.images):
+            raise BadRow("images for a text model")
         pieces = self.template.ids(self.template.pieces(prompt, completion, self.every, row.tools))
         images = iter((*prompt.images, *completion.images))
         seen: Counter[Image] = Counter()
@@ -112,7 +114,7 @@ class Encoder:
                 ids += [token] * repeat
                 counted += [counts and index == TEXT] * repeat
                 owner += [index] * repeat
-        if self.adapter is not None and next(images, None) is not None:
+        if next(images, None) is not None:
             raise BadRow("more images than image tags")
         counted[:1] = [False]  # nothing predicts the first token
         if not any(counted):

@@ -30,8 +30,19 @@ def device_map(requested: str | None, max_memory: dict[str, str], sharded: bool)
         return {}
     if processes > 1:
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
-    limits = _limits(max_memory) or {d: torch.cuda.mem_get_info(d)[0] * 9 // 10 for d in mine}
+    limits = _limits(max_memory) or _free(mine, processes)
     return {"device_map": "auto", "max_memory": {d: limits.get(d, 0) for d in mine}}
+
+
+def _free(mine: list[int], processes: int) -> dict[int | str, int]:
+    """Nine tenths of each card's free memory, the least over all processes: DDP needs the same map in each."""
+    import torch
+    from accelerate.utils import gather_object
+
+    free = [torch.cuda.mem_get_info(d)[0] * 9 // 10 for d in mine]
+    if processes > 1:
+        free = [min(one) for one in zip(*gather_object([free]), strict=True)]
+    return dict(zip(mine, free, strict=True))
 
 
 def _limits(max_memory: dict[str, str]) -> dict[int | str, str]:

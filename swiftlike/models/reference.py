@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from swiftlike.models.logps import group_logps, model_inputs
 
+# Files beside the weights that change what they compute
+SETTINGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
+
 
 class Reference(Protocol):
     """Summed log-probabilities [B, K] under the reference policy, without gradient."""
@@ -130,7 +133,8 @@ class Stored:
 
 
 def fingerprint(folders: Sequence[Path], **how: Any) -> str:
-    """A digest of weight files (names, sizes, headers, samples spread over each) and of how the model is run.
+    """A digest of weight files (names, sizes, headers, samples spread over each), of the settings beside them, and of
+    how the model is run.
 
     Sampling keeps it to milliseconds per gigabyte; a fine-tuned copy differs in every sampled block.
     """
@@ -143,6 +147,7 @@ def fingerprint(folders: Sequence[Path], **how: Any) -> str:
                 for part in range(64):
                     file.seek(size * part // 64)
                     digest.update(file.read(16384))
-        if (config := folder / "adapter_config.json").is_file():
-            digest.update(config.read_bytes())
+        for name in SETTINGS:
+            if (folder / name).is_file():
+                digest.update(name.encode() + (folder / name).read_bytes())
     return digest.hexdigest()

@@ -78,7 +78,8 @@ def _linears(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
 
 
 def _under(name: str, prefixes: Iterable[str]) -> bool:
-    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+    """Whether a name lies below one of the prefixes; the empty one is the whole model."""
+    return any(not prefix or name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
 def _must_match(model: nn.Module, regex: str, flag: str) -> None:
@@ -132,8 +133,9 @@ def no_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():  # rates that are handed to a function: attention_dropout, layerdrop
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
 
 
 def learning_rates(model: nn.Module, card: ModelCard, tuner: Any, rate: float) -> dict[str, float]:

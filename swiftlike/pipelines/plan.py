@@ -60,7 +60,8 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
     model = skeleton(checkpoint.config)
     whole = sum(p.numel() for p in model.parameters())
     if run.tuner.sft_type == "lora":
-        model = add_lora(model, checkpoint.source.card, dc.replace(run.tuner, adapters=[]), dropout=card.dropout)
+        bare = dc.replace(run.tuner, adapters=[], init_lora_weights="true")  # pissa and the like need weights
+        model = add_lora(model, checkpoint.source.card, bare, dropout=card.dropout)
     else:
         freeze(model, checkpoint.source.card, run.tuner)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -128,9 +128,10 @@ def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
 
 
 def digest(groups: Sequence[Encoded], *settings: Any) -> str:
-    """What a checkpoint remembers of its data: every token, in order, and the settings that decide the order."""
+    """What a checkpoint remembers of its data: every token and label, in order, and the settings that decide the order."""
     out = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for group in groups:
+        out.update(repr((group.label, group.scores, group.margin)).encode())
         for span in (group.prompt, *group.completions):
             out.update(span.ids.tobytes())
     return out.hexdigest()

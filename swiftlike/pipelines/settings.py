@@ -20,6 +20,7 @@ adam_beta2 adam_epsilon max_grad_norm optim seed logging_steps logging_first_ste
 save_total_limit save_only_model load_best_model_at_end run_name dataloader_num_workers ignore_data_skip
 ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo
 """  # our names that are also TrainingArguments fields
+_CURVES = os.environ.get("TENSORBOARD_LOGGING_DIR")  # the user's own, not that of an earlier run in this process
 STEP = 16  # groups that an optimiser step is filled up to by default
 
 
@@ -68,7 +69,7 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
     from transformers import TrainingArguments
 
     train = run.train
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "runs"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = _CURVES or str(folder / "runs")
     half = {"bf16": run.model.torch_dtype == "bfloat16", "fp16": run.model.torch_dtype == "float16"}
     if half["fp16"] and not torch.cuda.is_available():
         raise UserError("--torch_dtype float16 needs a GPU", hint="use bfloat16 or float32 on a CPU")

@@ -156,7 +156,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     from swiftlike.trainers.checkpoint import CheckpointTrainer
     from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
 
-    vision_trained = checkpoint.adapter is not None and not (run.tuner.freeze_vit and run.tuner.freeze_aligner)
+    vision_trained = checkpoint.adapter is not None and may_train_vision(run.tuner)
     steps = total_steps(run, len(data.train))
     # before the model: DeepSpeed and FSDP set up from_pretrained here
     arguments = training_arguments(run, folder, steps, bool(data.val), vision_trained)
@@ -171,7 +171,8 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         placeholder=encoder(run, checkpoint, False).placeholder,
         prompt_nll=card.needs_prompt_nll(run.loss),
         keys=isinstance(reference, Stored),
-        stand_in=stand_in(checkpoint) if world_size() > 1 and (sharded or vision_trained) else None,
+        # not for DDP: it copes, and a gradient of zero is another optimiser step than none
+        stand_in=stand_in(checkpoint) if world_size() > 1 and sharded else None,
     )
     trainer = CheckpointTrainer(
         model=model,
@@ -219,6 +220,13 @@ def pixel_maker(checkpoint: Checkpoint) -> Callable[[Image], Pixels] | None:
 
 def _pixels(adapter: Adapter, image: Image) -> Pixels:
     return adapter.pixels(open_image(image))
+
+
+def may_train_vision(tuner: Any) -> bool:
+    """Whether weights outside the language model may be trained: then ranks without a picture leave some unused."""
+    words = {"DEFAULT", "ALL", "EMBEDDING"}  # the others are names, which towers have too
+    named = tuner.lora_target_regex or tuner.modules_to_save or tuner.adapters or not words >= {*tuner.lora_target_modules}
+    return not (tuner.freeze_vit and tuner.freeze_aligner) or (tuner.sft_type == "lora" and bool(named))
 
 
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:
@@ -298,7 +306,10 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
         inner = OtherAdapter() if adapters else AdapterOff()
     if run.train.ref_logps == "live":
         return inner
-    how = {"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits}
+    how = {
+        **{"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits},
+        **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
+    }
     return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
 
 

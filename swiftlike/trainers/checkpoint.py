@@ -50,7 +50,7 @@ class CheckpointTrainer(GroupTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save and not self.args.save_only_model:
+        if not self.args.save_only_model:  # every rank has its own
             torch.save(
                 {
                     "loss": self.state_of_loss,

@@ -99,7 +99,7 @@ class Progress(TrainerCallback):
             return
         if self.bar is None or "eval_loss" in logs:
             log.info("step %d/%d  %s", state.global_step, state.max_steps, "  ".join(parts))
-        if self.bar is not None:
+        else:
             self.bar.update(self.task, description="  ".join(parts))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

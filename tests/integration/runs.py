@@ -106,7 +106,8 @@ def same(one: Ran, other: Ran, *, relative: float = 1e-4, absolute: float = 1e-5
 
 def start(command: str, out: Path, *, processes: int = 1, **flags: Any) -> Started:
     """Start the command in a process (or several) of its own; stdout and stderr are one text."""
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SWIFTLIKE_", "HF_"))}
+    env |= {"SWIFTLIKE_CACHE": os.environ["SWIFTLIKE_CACHE"]}
     env |= {"OMP_NUM_THREADS": "1", MARK: (mark := uuid.uuid4().hex)}
     if processes > 1:
         env |= {"NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}

@@ -27,26 +27,33 @@ def test_two_processes_equal_one(name: str, pairs: Path, labelled: Path, tmp_pat
     same(one, two)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_one_process_may_get_text_only_while_the_other_sees_pictures(kind: str, mixed: Path, tmp_path: Path) -> None:
-    """Full training of the tower as well: the process without a picture has to take part in its gradients."""
-    tower = {"sft_type": "full", "freeze_vit": False, "freeze_aligner": False, "learning_rate": 1e-4}
-    tower = {} if kind == "lora" else tower
-    flags = COMMON | tower | {"rlhf_type": "dpo", "dataset": mixed, "model_type": "tiny-llava1_6"}
-    one = train("rlhf", tmp_path / "one", **flags, batch_size=2)
-    two = distributed("rlhf", tmp_path / "two", **flags, batch_size=1)
+TOWER = {"sft_type": "full", "freeze_vit": False, "freeze_aligner": False, "learning_rate": 1e-4}
+VISION = {
+    "lora": {"batch_size": 1},
+    "lora on the tower": {"batch_size": 1, "lora_target_modules": ["q_proj", "v_proj"]},
+    "full": {"batch_size": 1, **TOWER},
+    "full, accumulated": {"batch_size": 1, "gradient_accumulation_steps": 2, **TOWER},
+}
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_one_process_may_get_text_only_while_the_other_sees_pictures(name: str, mixed: Path, tmp_path: Path) -> None:
+    """The process without a picture has to take part in the gradients of the tower, where it is trained."""
+    flags = COMMON | {"rlhf_type": "dpo", "dataset": mixed, "model_type": "tiny-llava1_6"} | VISION[name]
+    one = train("rlhf", tmp_path / "one", **flags | {"batch_size": 2})
+    two = distributed("rlhf", tmp_path / "two", **flags)
     same(one, two)
 
 
 def test_checkpoints_of_two_processes(labelled: Path, tmp_path: Path) -> None:
     """Rank 0 writes what is shared, every rank its own state, and training goes on from there as if never stopped."""
     flags = COMMON | {"rlhf_type": "kto", "dataset": labelled, "model_type": "tiny-llama", "batch_size": 4}
+    flags |= {"logging_steps": 3}
     whole = distributed("rlhf", tmp_path / "whole", **flags, save_strategy="steps", save_steps=2, save_total_limit=9)
-    assert len(whole.lines) == 6
+    assert [line["step"] for line in whole.lines] == ["1/6", "3/6", "6/6"]
     names = {path.name for path in (whole.folder / "checkpoint-2").iterdir()}
     assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "args.json", "swiftlike.json"} <= names
     for rank in (0, 1):
         assert {f"rng_state_{rank}.pth", f"objective_{rank}.pt"} <= names
     rest = distributed("rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / "checkpoint-2")
-    assert rest.losses == whole.losses[2:]
-    same(rest, dc.replace(whole, lines=whole.lines[2:]))
+    same(rest, dc.replace(whole, lines=whole.lines[1:]), relative=0, absolute=0)

@@ -55,7 +55,7 @@ def test_count_equals_the_features_of_the_model(name: str) -> None:
     counts = [adapter.count(*size) for size in shapes]
     joined = adapter.join([adapter.pixels(families.picture(*size)) for size in shapes])
     assert run(name, model, counts, joined).isfinite().all()
-    with pytest.raises((ValueError, RuntimeError), match="tokens|size"):
+    with pytest.raises((ValueError, RuntimeError), match=r"tokens|size"):
         run(name, model, [counts[0] - 1, *counts[1:]], joined)
 
 
@@ -156,7 +156,9 @@ def test_min_pixels_enlarges(name: str) -> None:
     assert adapter.count(20, 20) >= 9 > families.adapter(name).count(20, 20)
 
 
-@pytest.mark.parametrize(("name", "flag"), [("llava", "max_tiles"), ("qwen2_vl", "max_tiles"), ("internvl", "min_pixels")])
+@pytest.mark.parametrize(
+    ("name", "flag"), [("llava", "max_tiles"), ("qwen2_vl", "max_tiles"), ("internvl", "min_pixels")]
+)
 def test_a_flag_of_another_family_is_refused(name: str, flag: str) -> None:
     with pytest.raises(UserError, match=f"--{flag} does not apply to {name} models"):
         families.adapter(name, **{flag: 4})
@@ -169,6 +171,4 @@ def test_loads_from_a_folder(name: str, tmp_path) -> None:
     for size in SIZES[:8]:
         assert loaded.count(*size) == families.adapter(name).count(*size)
     picture = families.picture(60, 50)
-    assert torch.equal(
-        loaded.pixels(picture)["pixel_values"], families.adapter(name).pixels(picture)["pixel_values"]
-    )
+    assert torch.equal(loaded.pixels(picture)["pixel_values"], families.adapter(name).pixels(picture)["pixel_values"])

@@ -1,0 +1,63 @@
+"""Published preference data as it comes: every objective takes two steps. Skipped where the files are not."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.runs import Ran, train
+
+SHARED = Path(os.environ.get("SWIFTLIKE_SHARED") or Path(__file__).parents[3] / "shared") / "data"
+PAIRS, LABELLED = SHARED / "dpo_en_demo" / "dpo_en_demo.json", SHARED / "kto_en_demo" / "kto_en_demo.json"
+PICTURES = SHARED / "vl_pairs" / "pairs.jsonl"
+SHORT = {"max_length": 1024, "on_bad_row": "drop"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWIFTLIKE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    torch.set_num_threads(threads)
+
+
+def _train(data: Path, out: Path, **flags: Any) -> Ran:
+    if not data.is_file():
+        pytest.skip(f"{data} is not there; set SWIFTLIKE_SHARED to the folder that has data/{data.parent.name}")
+    ran = train("rlhf" if "rlhf_type" in flags else "sft", out, dataset=data, max_steps=2, batch_size=2, **flags)
+    assert [line["step"] for line in ran.lines] == ["1/2", "2/2"]
+    assert all(math.isfinite(number) and number > 0 for name in ("loss", "grad_norm") for number in ran.column(name))
+    return ran
+
+
+@pytest.mark.parametrize("objective", ["dpo", "simpo", "orpo", "cpo"])
+def test_text_pairs(objective: str, tmp_path: Path) -> None:
+    """Conversations that are longer than the limit are left out."""
+    _train(PAIRS, tmp_path, model_type="tiny-llama", rlhf_type=objective, **SHORT)
+
+
+def test_text_pairs_cut_to_length(tmp_path: Path) -> None:
+    _train(PAIRS, tmp_path, model_type="tiny-qwen3", rlhf_type="dpo", max_length=512, truncation_strategy="left")
+
+
+def test_labelled_text(tmp_path: Path) -> None:
+    ran = _train(LABELLED, tmp_path, model_type="tiny-llama", rlhf_type="kto", **SHORT)
+    assert ran.column("loss")[0] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_supervised(tmp_path: Path) -> None:
+    _train(PAIRS, tmp_path, model_type="tiny-llama", **SHORT)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "simpo"])
+@pytest.mark.parametrize("model", ["tiny-llava1_6", "tiny-internvl3", "tiny-qwen2_5-vl"])
+def test_pictures(model: str, objective: str, tmp_path: Path) -> None:
+    _train(PICTURES, tmp_path, model_type=model, rlhf_type=objective, dataloader_num_workers=0)
