@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test lint format bench docs docs-check clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,12 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/startup.py
+
+docs: $(STAMP)
+	$(BIN)/python tools/make_docs.py
+
+docs-check: $(STAMP)
+	$(BIN)/python tools/make_docs.py --check
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from swiftlike.data.media import image_size
+from swiftlike.data.media import MAX_BYTES, image_size
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter
 from swiftlike.datasets_registry.card import BadRow
@@ -65,7 +65,7 @@ class Encoder:
 
     `max_length` bounds every sequence with its picture tokens; None is ms-swift's 2048 tokens of text with pictures on
     top. `truncation` is "left" (prompt text), "right" (completion), or "delete": longer rows are bad rows.
-    `every` counts all assistant turns (SFT).
+    `every` counts all assistant turns (SFT). Picture files above `max_bytes` are refused.
     """
 
     template: Template
@@ -73,10 +73,11 @@ class Encoder:
     max_length: int | None = None
     truncation: str = "delete"
     every: bool = False
+    max_bytes: int = MAX_BYTES
 
     def __call__(self, row: Row) -> Encoded:
         """One row. K sequences are built, then split at what they share."""
-        pictures = _Pictures(self.adapter)
+        pictures = _Pictures(self.adapter, self.max_bytes)
         sequences = [self._sequence(row, k, pictures) for k in range(row.size)]
         shared = _shared_prefix(sequences)
         sequences = self._cut(sequences, shared)
@@ -163,8 +164,8 @@ class _Pictures:
     """The pictures of a row with their token counts. Sequences that show the same picture share its entry; one that
     shows it twice has two, so that adjacent copies stay told apart."""
 
-    def __init__(self, adapter: Adapter | None) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter | None, max_bytes: int) -> None:
+        self.adapter, self.max_bytes = adapter, max_bytes
         self.entries: dict[tuple[Image, int], tuple[int, int]] = {}
         self.grids: list[tuple[int, int] | None] = []
 
@@ -178,7 +179,7 @@ class _Pictures:
         key = (image, occurrence)
         if key not in self.entries:
             assert self.adapter is not None
-            width, height = image_size(image)
+            width, height = image_size(image, max_bytes=self.max_bytes)
             self.entries[key] = (len(self.entries), self.adapter.count(width, height))
             self.grids.append(self.adapter.grid(width, height))
         return self.entries[key]

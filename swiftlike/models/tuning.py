@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from swiftlike.core.errors import UserError
@@ -32,7 +33,8 @@ def target_names(model: nn.Module, card: ModelCard, tuner: Any) -> list[str] | s
     """`target_modules` for PEFT: a regular expression over full module names, or the user's own names.
 
     DEFAULT is q, k, v of the language model; ALL its linear layers, with the aligner's and the vision tower's where
-    `--freeze_aligner false` and `--freeze_vit false` say so; EMBEDDING its input embedding.
+    `--freeze_aligner false` and `--freeze_vit false` say so; EMBEDDING its input embedding. The user's own names keep
+    out of frozen groups too.
     """
     if tuner.lora_target_regex:
         _must_match(model, tuner.lora_target_regex, "--lora_target_regex")
@@ -42,10 +44,12 @@ def target_names(model: nn.Module, card: ModelCard, tuner: Any) -> list[str] | s
         pattern = _pattern(model, card.lora, word)
         (patterns if pattern else names).append(pattern or re.escape(word))
     vision = [(tuner.freeze_aligner, card.lora.aligner), (tuner.freeze_vit, card.lora.tower)]
-    for frozen, prefixes in vision:
-        if not frozen and "ALL" in tuner.lora_target_modules:
+    for off, prefixes in vision:
+        if not off and "ALL" in tuner.lora_target_modules:
             patterns += _linears(model, prefixes)
-    own = [rf"(.*\.)?({'|'.join(names)})"] if names else []
+    frozen = [re.escape(prefix) for off, prefixes in vision if off for prefix in prefixes]
+    outside = rf"(?!({'|'.join(frozen)})(\.|$))" if frozen else ""
+    own = [rf"{outside}(.*\.)?({'|'.join(names)})"] if names else []
     regex = "|".join(f"({one})" for one in (*patterns, *own))
     _must_match(model, regex, "--lora_target_modules " + " ".join(tuner.lora_target_modules))
     return regex
@@ -96,7 +100,7 @@ def add_lora(model: nn.Module, card: ModelCard, tuner: Any, dropout: bool) -> nn
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if tuner.adapters:
-        return PeftModel.from_pretrained(model, _adapter_folder(tuner.adapters[0]), is_trainable=True)
+        return _cast(PeftModel.from_pretrained(model, _adapter_folder(tuner.adapters[0]), is_trainable=True), tuner)
     start = {"true": True, "false": False}.get(str(tuner.init_lora_weights).lower(), tuner.init_lora_weights)
     config = LoraConfig(
         r=tuner.lora_rank,
@@ -110,7 +114,16 @@ def add_lora(model: nn.Module, card: ModelCard, tuner: Any, dropout: bool) -> nn
         init_lora_weights=start,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    return _cast(get_peft_model(model, config), tuner)
+
+
+def _cast(model: Any, tuner: Any) -> Any:
+    """The adapter's weights in `--lora_dtype`; PEFT itself takes float32 for half-precision bases."""
+    if tuner.lora_dtype is not None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, tuner.lora_dtype))
+    return model
 
 
 def _adapter_folder(name: str) -> str:

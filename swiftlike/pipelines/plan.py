@@ -60,8 +60,7 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
     model = skeleton(checkpoint.config)
     whole = sum(p.numel() for p in model.parameters())
     if run.tuner.sft_type == "lora":
-        bare = dc.replace(run.tuner, adapters=[], init_lora_weights="true")  # pissa and the like need weights
-        model = add_lora(model, checkpoint.source.card, bare, dropout=card.dropout)
+        model = _with_lora(model, run, checkpoint, card)
     else:
         freeze(model, checkpoint.source.card, run.tuner)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -77,6 +76,18 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
         memory=_memory(run, checkpoint, card, groups, {"whole": whole, "state": trainable * state}),
         disk=kept * saved,
     )
+
+
+def _with_lora(model: Any, run: Run, checkpoint: Checkpoint, card: LossCard) -> Any:
+    """The skeleton with the adapter it will have: of that shape where training continues one, else of these flags."""
+    if run.tuner.adapters:
+        from peft import PeftConfig, get_peft_model
+
+        return get_peft_model(
+            model, dc.replace(PeftConfig.from_pretrained(run.tuner.adapters[0]), inference_mode=False)
+        )
+    bare = dc.replace(run.tuner, init_lora_weights="true")  # pissa and the like need weights
+    return add_lora(model, checkpoint.source.card, bare, dropout=card.dropout)
 
 
 def _memory(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
+import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swiftlike.core.errors import UserError
@@ -13,6 +14,7 @@ from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Problem
 from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.load import max_bytes
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
 from swiftlike.datasets_registry.card import BadRow
@@ -96,18 +98,37 @@ def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
         max_length=UNLIMITED if data.max_length == -1 else data.max_length,
         truncation=data.truncation_strategy or "delete",
         every=every,
+        max_bytes=max_bytes(data),
     )
 
 
-def encode_rows(encode: Encoder, rows: Iterable[Row]) -> tuple[list[Encoded], list[Problem]]:
-    """Groups of the rows that can be used, and what is wrong with the others."""
-    groups, problems = [], []
-    for row in rows:
-        try:
-            groups.append(encode(row))
-        except BadRow as error:
-            problems.append(Problem(row.origin, error.kind, error.detail))
-    return groups, problems
+def encode_rows(encode: Encoder, rows: Sequence[Row], processes: int = 1) -> tuple[list[Encoded], list[Problem]]:
+    """Groups of the rows that can be used, and what is wrong with the others. Order does not depend on `processes`."""
+    if processes == 1:
+        results = [_encoded(encode, row) for row in rows]
+    else:
+        with multiprocessing.get_context("fork").Pool(processes, _keep, (encode,)) as pool:
+            results = pool.map(_encoded_there, rows, chunksize=64)
+    groups = [one for one in results if isinstance(one, Encoded)]
+    return groups, [one for one in results if isinstance(one, Problem)]
+
+
+def _encoded(encode: Encoder, row: Row) -> Encoded | Problem:
+    try:
+        return encode(row)
+    except BadRow as error:
+        return Problem(row.origin, error.kind, error.detail)
+
+
+_kept: list[Encoder] = []  # in a worker process: sent once, not with every row
+
+
+def _keep(encode: Encoder) -> None:
+    _kept[:] = [encode]
+
+
+def _encoded_there(row: Row) -> Encoded | Problem:
+    return _encoded(_kept[0], row)
 
 
 def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
@@ -128,10 +149,10 @@ def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
 
 
 def digest(groups: Sequence[Encoded], *settings: Any) -> str:
-    """What a checkpoint remembers of its data: every token and label, in order, and the settings that decide the order."""
+    """What a checkpoint remembers of its data: tokens and labels, in order, and the settings that decide the order."""
     out = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for group in groups:
-        out.update(repr((group.label, group.scores, group.margin)).encode())
+        out.update(repr((group.label, group.scores, group.margin, group.images)).encode())
         for span in (group.prompt, *group.completions):
             out.update(span.ids.tobytes())
     return out.hexdigest()

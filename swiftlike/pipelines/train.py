@@ -19,7 +19,7 @@ from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
 from swiftlike.data.collate import Collator, StandIn
 from swiftlike.data.encode import Encoded
-from swiftlike.data.load import load_rows
+from swiftlike.data.load import load_rows, max_bytes
 from swiftlike.data.media import open_image
 from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
@@ -111,11 +111,11 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     for line in loaded.report.as_text().splitlines():
         log.info("%s", line)
     if streaming:
-        stream = Streamed(run, card, encode, pixel_maker(checkpoint))
+        stream = Streamed(run, card, encode, pixel_maker(checkpoint, run))
         val, bad = encode_rows(encode, loaded.val)
         settle(bad, run, "validation")
         return Data(train=[item.group for item in itertools.islice(stream, SAMPLE)], val=val, stream=stream)
-    train, bad = encode_rows(encode, loaded.train)
+    train, bad = encode_rows(encode, loaded.train, run.data.dataset_num_proc)
     val, worse = encode_rows(encode, loaded.val)
     settle(bad, run, "training")
     settle(worse, run, "validation")
@@ -180,10 +180,11 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         card=card,
         loss_args=run.loss,
         reference=reference,
+        shuffle=run.data.dataset_shuffle,
         learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
         data_collator=collate,
-        train_dataset=data.stream or groups(data.train, checkpoint),
-        eval_dataset=groups(data.val, checkpoint) if data.val else None,
+        train_dataset=data.stream or groups(data.train, checkpoint, run),
+        eval_dataset=groups(data.val, checkpoint, run) if data.val else None,
         processing_class=checkpoint.tokenizer,
         source_folder=source.folder,
         image_processor=checkpoint.image_processor,
@@ -208,25 +209,25 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     return trainer
 
 
-def groups(encoded: list[Encoded], checkpoint: Checkpoint) -> Groups:
+def groups(encoded: list[Encoded], checkpoint: Checkpoint, run: Run) -> Groups:
     """A data set whose pictures are decoded when a group is asked for."""
-    return Groups(encoded, pixel_maker(checkpoint))
+    return Groups(encoded, pixel_maker(checkpoint, run))
 
 
-def pixel_maker(checkpoint: Checkpoint) -> Callable[[Image], Pixels] | None:
+def pixel_maker(checkpoint: Checkpoint, run: Run) -> Callable[[Image], Pixels] | None:
     """What turns a picture into tensors; None for text models."""
-    return checkpoint.adapter and functools.partial(_pixels, checkpoint.adapter)
+    return checkpoint.adapter and functools.partial(_pixels, checkpoint.adapter, max_bytes(run.data))
 
 
-def _pixels(adapter: Adapter, image: Image) -> Pixels:
-    return adapter.pixels(open_image(image))
+def _pixels(adapter: Adapter, limit: int, image: Image) -> Pixels:
+    return adapter.pixels(open_image(image, max_bytes=limit))
 
 
 def may_train_vision(tuner: Any) -> bool:
     """Whether weights outside the language model may be trained: then ranks without a picture leave some unused."""
-    words = {"DEFAULT", "ALL", "EMBEDDING"}  # the others are names, which towers have too
-    named = tuner.lora_target_regex or tuner.modules_to_save or tuner.adapters or not words >= {*tuner.lora_target_modules}
-    return not (tuner.freeze_vit and tuner.freeze_aligner) or (tuner.sft_type == "lora" and bool(named))
+    if tuner.sft_type == "lora" and (tuner.lora_target_regex or tuner.modules_to_save or tuner.adapters):
+        return True  # these may name anything; target names keep out of frozen groups
+    return not (tuner.freeze_vit and tuner.freeze_aligner)
 
 
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:
@@ -288,20 +289,10 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
     if not card.needs_reference(run.loss):
         return None
     adapters = [Path(one) for one in (run.tuner.ref_adapters or run.tuner.adapters)[:1]]
-    chosen = run.rlhf.ref_model or run.rlhf.ref_model_type
     folders = [folder, *adapters]
-    if chosen or run.tuner.sft_type == "full":
-        model = (
-            dc.replace(run.model, model=run.rlhf.ref_model or "", model_type=run.rlhf.ref_model_type)
-            if chosen
-            else run.model
-        )
-        source = locate(model)
-        copy = load_model(source, **_keywords(run, checkpoint))
-        add_scoring(copy, run.train.logprob_chunk)
-        no_dropout(copy)
-        inner: Reference = FrozenCopy(_on_device(copy))
-        folders = [source.folder]
+    if run.rlhf.ref_model or run.rlhf.ref_model_type or run.tuner.sft_type == "full":
+        inner, copied = _second_model(run, checkpoint)
+        folders = [copied]
     else:
         inner = OtherAdapter() if adapters else AdapterOff()
     if run.train.ref_logps == "live":
@@ -311,6 +302,19 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
         **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
     }
     return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
+
+
+def _second_model(run: Run, checkpoint: Checkpoint) -> tuple[Reference, Path]:
+    """A frozen copy of `--ref_model`, or of the model that training starts from, and its folder."""
+    model, rlhf = run.model, run.rlhf
+    if rlhf.ref_model or rlhf.ref_model_type:
+        named = {"model": rlhf.ref_model or "", "model_type": rlhf.ref_model_type}
+        model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
+    source = locate(model)
+    copy = load_model(source, **_keywords(run, checkpoint))
+    add_scoring(copy, run.train.logprob_chunk)
+    no_dropout(copy)
+    return FrozenCopy(_on_device(copy)), source.folder
 
 
 def _on_device(model: Any) -> Any:

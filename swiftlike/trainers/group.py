@@ -25,7 +25,7 @@ class GroupTrainer(Trainer):
 
     The loss of an optimiser step is the mean over all its groups plus the NLL over all its tokens, over ranks and
     micro-batches alike: how a step is split does not change it. `learning_rates` maps parameter names to rates that
-    differ from the rest.
+    differ from the rest; `shuffle` gives every epoch its own order.
     """
 
     # compute_loss scales by the whole step's counts; both switches say so, to newer and older transformers
@@ -38,11 +38,12 @@ class GroupTrainer(Trainer):
         loss_args: Any,
         reference: Reference | None = None,
         learning_rates: dict[str, float] | None = None,
+        shuffle: bool = True,
         **keywords: Any,
     ) -> None:
         super().__init__(*args, **keywords)
         self.card, self.loss_args, self.reference = card, loss_args, reference
-        self.learning_rates = learning_rates or {}
+        self.learning_rates, self.shuffle = learning_rates or {}, shuffle
         self.state_of_loss = card.start() if card.start else None
         self.tally = Tally()
         self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
@@ -126,25 +127,38 @@ class GroupTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupSampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return self._sampler(dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps, shuffle=True)
+        return self._sampler(dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps, training=True)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> GroupSampler | None:
-        return self._sampler(eval_dataset, self.args.eval_batch_size, 1, shuffle=False)
+        return self._sampler(eval_dataset, self.args.eval_batch_size, 1, training=False)
 
-    def _sampler(self, dataset: Any, batch: int, accumulation: int, shuffle: bool) -> GroupSampler | None:
+    def _sampler(self, dataset: Any, batch: int, accumulation: int, training: bool) -> GroupSampler | None:
         if not isinstance(dataset, Groups):
             return None  # streamed rows come in their own order
         together = batch * self.args.world_size
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return GroupSampler(
             [group.shared_length for group in dataset.groups],
-            per_step=together * accumulation if shuffle else len(dataset),
+            per_step=together * accumulation if training else len(dataset),
             per_round=together,
             ranks=self.args.world_size,
             seed=seed,
-            shuffle=shuffle,
+            shuffle=training and self.shuffle,
             partners=self.card.record == "labelled",
         )
+
+    def create_optimizer(self, *args: Any, **keywords: Any) -> Any:
+        """transformers' optimiser, its groups divided further where parameters have learning rates of their own."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **keywords)
+        if made and self.learning_rates:
+            rate_of = {id(p): self.learning_rates.get(name) for name, p in self.model.named_parameters()}
+            for group in list(optimizer.param_groups):
+                for rate in sorted({rate_of.get(id(p)) for p in group["params"]} - {None}):
+                    own = [p for p in group["params"] if rate_of.get(id(p)) == rate]
+                    group["params"] = [p for p in group["params"] if rate_of.get(id(p)) != rate]
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ def poisoned(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
     return folder
 
 
-# -- without a model ----------------------------------------------------------------------------------------------------------
+# -- without a model --------------------------------------------------------------------------------------------------
 
 
 def test_exit_codes_and_messages_of_wrong_words(swiftlike: Installed) -> None:
@@ -104,7 +104,7 @@ def test_check_of_good_data(swiftlike: Installed) -> None:
     assert swiftlike("check", "nowhere.jsonl").code == 2
 
 
-# -- before weights -----------------------------------------------------------------------------------------------------------
+# -- before weights ---------------------------------------------------------------------------------------------------
 
 
 def test_dry_run_reads_no_weights_and_writes_nothing(swiftlike: Installed, poisoned: Path) -> None:
@@ -134,24 +134,23 @@ def test_a_folder_that_is_not_there(swiftlike: Installed) -> None:
         assert "Traceback" not in result.err
 
 
-# -- training -----------------------------------------------------------------------------------------------------------------
+# -- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["rlhf", "sft"])
 def test_local_training_never_touches_the_network(
-    command: str, swiftlike: Installed, tiny: Callable[[str], Path], tmp_path: Path
+    swiftlike: Installed, tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """An own model folder and an own file; then the adapter goes on without naming the model again."""
+    """An own model folder and an own file; then DPO on the adapter, without naming the model again."""
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({**GOOD, "query": f"Question {n}?"}) + "\n" for n in range(8)))
-    words = (command, "--dataset", data, *TRAIN, "--max_steps", "1")
-    done = swiftlike(*words, "--model", tiny("tiny-llama"), "--output_dir", "one")
+    words = ("--dataset", data, *TRAIN, "--max_steps", "1")
+    done = swiftlike("sft", *words, "--model", tiny("tiny-llama"), "--output_dir", "one")
     assert done.code == 0, done.err
     assert swiftlike.reached == ""
     run = swiftlike.folder / "one"
     assert {"args.json", "logging.jsonl", "images", "checkpoint-1"} <= {path.name for path in run.iterdir()}
     assert json.loads((run / "args.json").read_text())["args"]["model"] == str(tiny("tiny-llama"))
-    again = swiftlike(*words, "--adapters", run / "checkpoint-1", "--output_dir", "two")
+    again = swiftlike("rlhf", *words, "--adapters", run / "checkpoint-1", "--output_dir", "two")
     assert again.code == 0, again.err
     assert swiftlike.reached == ""
 

@@ -75,7 +75,7 @@ def weights(checkpoint: Path) -> dict[str, list[float]]:
     return {name: weight.flatten().tolist() for name, weight in load_file(file).items()}
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------------
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_an_unfinished_checkpoint_is_refused(stopped: Ran, pairs: Path, tmp_path
         _continue(stopped, tmp_path, pairs, resume_from_checkpoint=copy)
 
 
-# -- killed -----------------------------------------------------------------------------------------------------------------
+# -- killed -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(pairs: Path, tmp_path: Path) -> None:

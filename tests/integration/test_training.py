@@ -45,7 +45,7 @@ def _train(flags: dict[str, Any], out: Path, model: str = "tiny-llama", **more: 
     return train("rlhf" if "rlhf_type" in flags else "sft", out, **flags)
 
 
-# -- losses ---------------------------------------------------------------------------------------------------------------
+# -- losses -----------------------------------------------------------------------------------------------------------
 
 
 def test_dpo_learns_a_small_set_by_heart_from_log_2_on(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_both_layouts_are_the_same_training(model: str, flags: dict[str, Any], t
     same(*runs)
 
 
-# -- reference --------------------------------------------------------------------------------------------------------------
+# -- reference --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [{}, {"sft_type": "full"}, {"rlhf_type": "kto"}], ids=["lora", "full", "kto"])
@@ -110,7 +110,7 @@ def test_an_sft_adapter_is_where_dpo_starts_and_what_it_compares_with(tmp_path: 
     assert dpo.column("logps/chosen")[0] > plain.column("logps/chosen")[0] + 1
 
 
-# -- what a run leaves ------------------------------------------------------------------------------------------------------
+# -- what a run leaves ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
