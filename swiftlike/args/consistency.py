@@ -72,6 +72,8 @@ def _train(run: Run) -> list[str]:
     train, problems = run.train, []
     if run.data.streaming and train.max_steps < 1:
         problems.append("--streaming needs --max_steps: the number of rows is not known")
+    if run.data.streaming and train.dataloader_num_workers and _given(run, "dataloader_num_workers"):
+        problems.append("--dataloader_num_workers: a stream is read by the training process itself; give 0 or nothing")
     if train.deepspeed and train.fsdp:
         problems.append("--deepspeed and --fsdp both shard the model; give one of them")
     if (train.load_best_model_at_end or train.early_stop_interval) and train.eval_strategy == "no":

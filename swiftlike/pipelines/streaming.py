@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,33 +25,36 @@ log = get_logger(__name__)
 
 @dc.dataclass
 class Streamed(IterableDataset[Item]):
-    """Groups of a stream, every pass shuffled anew within the buffer. All ranks read the same order and take turns.
+    """Groups of a stream, pass after pass, each shuffled anew within the buffer. There is no end but --max_steps.
 
-    A row that cannot be encoded ends the run, or is left out and said, as `--on_bad_row` has it.
+    All ranks read the same order and take turns. A row that cannot be encoded ends the run, or is left out and said, as
+    `--on_bad_row` has it.
     """
 
     run: Run
     card: LossCard
     encode: Encoder
     pixels: Callable[[Image], Pixels] | None
-    epoch: int = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the pass."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[Item]:
-        seed = self.run.data.dataset_seed + self.epoch
+        for number in itertools.count():
+            yield from self.one_pass(number)
+
+    def one_pass(self, number: int = 0) -> Iterator[Item]:
+        """Every row once. UserError when nothing comes: the next pass would bring nothing either."""
+        seed = self.run.data.dataset_seed + number
         data = dc.replace(self.run.data, dataset_seed=seed)
         hub = "hf" if self.run.model.use_hf else "ms"
         before: Encoded | None = None
+        empty = True
         for group in self._groups(stream_rows(data, self.card.data, seed, hub=hub)):
-            if self.card.record == "labelled":
-                if before is not None:  # the first row only lends its completion
-                    yield self._item(group, before)
-                before = group
-            else:
+            if self.card.record != "labelled":
                 yield self._item(group, None)
+            elif before is not None:  # the first row only lends its completion
+                yield self._item(group, before)
+            empty, before = empty and self.card.record == "labelled" and before is None, group
+        if empty:
+            raise UserError("the stream has no row that can be trained on")
 
     def _groups(self, rows: Iterator[Row]) -> Iterator[Encoded]:
         for row in rows:

@@ -114,7 +114,7 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
         stream = Streamed(run, card, encode, pixel_maker(checkpoint, run))
         val, bad = encode_rows(encode, loaded.val)
         settle(bad, run, "validation")
-        return Data(train=[item.group for item in itertools.islice(stream, SAMPLE)], val=val, stream=stream)
+        return Data(train=[item.group for item in itertools.islice(stream.one_pass(), SAMPLE)], val=val, stream=stream)
     train, bad = encode_rows(encode, loaded.train, run.data.dataset_num_proc)
     val, worse = encode_rows(encode, loaded.val)
     settle(bad, run, "training")

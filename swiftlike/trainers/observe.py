@@ -134,7 +134,8 @@ class Curves(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         before = time.monotonic()
-        if state.is_world_process_zero and self.spent < self.SHARE * (before - self.started):
+        last = state.global_step >= state.max_steps  # drawn when training ends, a moment later
+        if state.is_world_process_zero and not last and self.spent < self.SHARE * (before - self.started):
             draw_curves(self.folder)
             self.spent += time.monotonic() - before
 

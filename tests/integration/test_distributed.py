@@ -12,6 +12,7 @@ from .runs import distributed, same, train
 COMMON = {"learning_rate": 1e-3, "num_train_epochs": 2, "ref_logps": "live"}
 OBJECTIVES = {
     "dpo": {"rlhf_type": "dpo", "rpo_alpha": 1, "dataset_test_ratio": 0.25},
+    "dpo, streamed": {"rlhf_type": "dpo", "streaming": True, "max_steps": 6},
     "kto": {"rlhf_type": "kto"},
     "sft": {"lora_dropout": 0},
 }

@@ -34,6 +34,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "dpo, full": {"rlhf_type": "dpo", "sft_type": "full"},
     "simpo, live": {"rlhf_type": "simpo", "ref_logps": "live"},
     "kto": {"rlhf_type": "kto"},
+    "dpo, streamed": {"rlhf_type": "dpo", "streaming": True, "shuffle_buffer_size": 6, "save_steps": 6},
+    "kto, streamed": {"rlhf_type": "kto", "streaming": True},
     "sft with dropout": {"lora_dropout": 0.3},
     "sft with dropout, logged every 3 steps": {"lora_dropout": 0.3, "logging_steps": 3, "sft_type": "lora"},
     "sft with dropout and workers": {"lora_dropout": 0.3, "dataloader_num_workers": 2},
@@ -44,7 +46,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def test_stopped_and_continued_equals_never_stopped(
     name: str, pairs: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = COMMON | {"dataset": labelled if name == "kto" else pairs, "batch_size": 4, "save_steps": 4} | RUNS[name]
+    flags = COMMON | {"dataset": labelled if "kto" in name else pairs, "batch_size": 4, "save_steps": 4} | RUNS[name]
     _stop_and_continue(flags, tmp_path)
 
 
