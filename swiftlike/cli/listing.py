@@ -69,6 +69,7 @@ def datasets(pattern: str = "") -> list[Entry]:
             "aliases": list(card.aliases),
             "hf": card.hf,
             "ms": card.ms,
+            "path": card.path,
             "subsets": list(card.known_subsets or card.subsets),
             "trains": list(card.kinds),
             "vision": card.vision,
@@ -118,7 +119,7 @@ def _show_model(entry: Entry) -> list[str]:
 
 
 def _show_dataset(entry: Entry) -> list[str]:
-    where = entry["hf"] or entry["ms"] or "built in"
+    where = entry["hf"] or entry["ms"] or entry["path"] or "built in"
     kind = " ".join([*entry["trains"], *(["vision"] if entry["vision"] else [])])
     return [f"{entry['name']:<32} {where:<44} {kind}"]
 

@@ -96,7 +96,7 @@ class Mapping:
 
     def as_text(self) -> str:
         """`ShareGPT pairs: conversations -> prompt, chosen -> chosen (not used: id)`."""
-        text = f"{self.name}: {', '.join(f'{theirs} -> {ours}' for theirs, ours in self.pairs)}"
+        text = ": ".join(filter(None, (self.name, ", ".join(f"{theirs} -> {ours}" for theirs, ours in self.pairs))))
         return f"{text} (not used: {', '.join(self.unused)})" if self.unused else text
 
 

@@ -1,13 +1,14 @@
 """Built-in preference data, made on this machine from a seed: a first run needs no download."""
 
 from swiftlike.datasets_registry.card import DatasetCard
+from swiftlike.datasets_registry.kinds import FROM_PAIRS
 
 TEXT = DatasetCard(
     name="demo",
     build="swiftlike.data.demo:text",
     subsets=("train",),
     known_subsets=("train", "test"),
-    kinds=("completion", "pair"),
+    kinds=FROM_PAIRS,
     licence="Apache-2.0",
     help="words by kind: 'Pick the fruit: plum or hammer.'; 648 pairs, 216 held out",
 )
@@ -17,7 +18,7 @@ VISION = DatasetCard(
     build="swiftlike.data.demo:vision",
     subsets=("train",),
     known_subsets=("train", "test"),
-    kinds=("completion", "pair"),
+    kinds=FROM_PAIRS,
     vision=True,
     licence="Apache-2.0",
     help="drawn pictures: 'What colour is the square?', which only the picture tells; 720 pairs, 180 held out",

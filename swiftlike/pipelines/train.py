@@ -106,7 +106,8 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
     encode = encoder(run, checkpoint, every=card.data == "completion")
     streaming = run.data.streaming
-    data, hub = (dc.replace(run.data, dataset=[]) if streaming else run.data), "hf" if run.model.use_hf else "ms"
+    data = dc.replace(run.data, dataset=[], interleave_prob=[]) if streaming else run.data
+    hub = "hf" if run.model.use_hf else "ms"
     loaded = load_rows(data, card.data, run.train.seed, hub=hub)
     for line in loaded.report.as_text().splitlines():
         log.info("%s", line)
