@@ -31,7 +31,7 @@ def test_two_processes_equal_one(name: str, pairs: Path, labelled: Path, tmp_pat
 TOWER = {"sft_type": "full", "freeze_vit": False, "freeze_aligner": False, "learning_rate": 1e-4}
 VISION = {
     "lora": {"batch_size": 1},
-    "lora on the tower": {"batch_size": 1, "lora_target_modules": ["q_proj", "v_proj"]},
+    "lora on the tower": {"batch_size": 1, "lora_target_regex": r".*\.(q_proj|v_proj)"},
     "full": {"batch_size": 1, **TOWER},
     "full, accumulated": {"batch_size": 1, "gradient_accumulation_steps": 2, **TOWER},
 }
