@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from swiftlike.core.cache import cache_folder
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import new_run_folder, write_args
 from swiftlike.core.log import get_logger, is_main, world_size
@@ -25,11 +24,10 @@ from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
-from swiftlike.models.load import DTYPES, NATIVE, load_model, locate, quantization
-from swiftlike.models.logps import add_scoring
-from swiftlike.models.placement import device_map
-from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
-from swiftlike.models.tuning import add_lora, freeze, learning_rates, load_reference_adapter, no_dropout
+from swiftlike.models.load import locate
+from swiftlike.models.reference import Stored
+from swiftlike.models.tuning import learning_rates
+from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
 from swiftlike.pipelines.settings import derive, seeded, total_steps, training_arguments
@@ -88,6 +86,10 @@ def run(run: Run) -> Trained | None:
         log.info("%s", line)
     if advice := card.advice([group.label for group in data.train], run.loss):
         log.warning("%s", advice)
+    if (folder := resume_folder(run)) is not None:
+        from swiftlike.trainers.checkpoint import check_digest
+
+        check_digest(Path(folder), data_digest(run, data))
     plan = make_plan(run, checkpoint, card, data.train)
     for line in plan.lines():
         log.info("%s", line)
@@ -127,8 +129,19 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     return Data(train=train, val=val if card.record != "labelled" or len(val) > 1 else [])
 
 
+def data_digest(run: Run, data: Data) -> str:
+    """What a checkpoint remembers of the data: rows, and what decides their order."""
+    step = run.train.batch_size * run.train.gradient_accumulation_steps * world_size()
+    return digest(data.train, run.data.dataset_seed, step)
+
+
 def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
-    """The run folder: rank 0 names it, all ranks use it."""
+    """The run folder: rank 0 names it, all ranks use it. A folder that holds another run is refused."""
+    used = Path(run.train.output_dir) / "logging.jsonl"
+    if not run.train.add_version and used.is_file() and resume_folder(run) is None:
+        raise UserError(
+            f"{run.train.output_dir} already holds a run", hint="give another --output_dir, or leave --add_version true"
+        )
     name = run.model.model_type or checkpoint.source.name
     folder = new_run_folder(run.train.output_dir, name, add_version=run.train.add_version) if is_main() else None
     if world_size() > 1:
@@ -190,16 +203,10 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         source_folder=source.folder,
         image_processor=checkpoint.image_processor,
         run=run,
-        digest=digest(
-            data.train,
-            run.data.dataset_seed,
-            run.train.batch_size * run.train.gradient_accumulation_steps * world_size(),
-        ),
+        digest=data_digest(run, data),
     )
     if isinstance(reference, Stored) and sharded:
-        reference.together = lambda known: bool(
-            trainer.accelerator.reduce(torch.tensor(int(known)), "sum") == world_size()
-        )
+        reference.together = trainer.agreed
     trainer.remove_callback(PrinterCallback)
     for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
         trainer.add_callback(callback)
@@ -224,13 +231,6 @@ def _pixels(adapter: Adapter, limit: int, image: Image) -> Pixels:
     return adapter.pixels(open_image(image, max_bytes=limit))
 
 
-def may_train_vision(tuner: Any) -> bool:
-    """Whether weights outside the language model may be trained: then ranks without a picture leave some unused."""
-    if tuner.sft_type == "lora" and (tuner.lora_target_regex or tuner.modules_to_save or tuner.adapters):
-        return True  # these may name anything; target names keep out of frozen groups
-    return not (tuner.freeze_vit and tuner.freeze_aligner)
-
-
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:
     """A small blank picture, for vision models."""
     if checkpoint.adapter is None:
@@ -239,91 +239,6 @@ def stand_in(checkpoint: Checkpoint) -> StandIn | None:
 
     blank = Pillow.new("RGB", (64, 64))
     return StandIn(checkpoint.adapter.pixels(blank), checkpoint.adapter.count(64, 64))
-
-
-def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Any:
-    """The model to train, able to score tokens, with what is frozen frozen."""
-    source = dc.replace(checkpoint.source, folder=folder)
-    if run.train.resume_only_model and run.tuner.sft_type == "full":
-        source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
-    model = load_model(source, **_keywords(run, checkpoint))
-    if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
-        _same_tiles(model.config, checkpoint.config)
-    add_scoring(model, run.train.logprob_chunk)
-    if run.tuner.sft_type == "full":
-        freeze(model, source.card, run.tuner)
-    else:
-        adapters = [run.train.resume_from_checkpoint] if run.train.resume_only_model else run.tuner.adapters
-        tuner = dc.replace(run.tuner, adapters=adapters)
-        if run.model.quant_bits:
-            from peft import prepare_model_for_kbit_training
-
-            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        model = add_lora(model, source.card, tuner, dropout=card.dropout)
-        start = run.tuner.ref_adapters or run.tuner.adapters
-        if start and card.needs_reference(run.loss):
-            load_reference_adapter(model, start[0])
-    if not card.dropout:
-        no_dropout(model)
-    return model
-
-
-def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
-    dtype = DTYPES[run.model.torch_dtype]
-    sharded = bool(run.train.fsdp) or (run.train.deepspeed or "").startswith("zero3")
-    return {
-        "dtype": dtype,
-        "attn_implementation": checkpoint.attention,
-        **device_map(run.model.device_map, dict(run.model.max_memory), sharded),
-        **quantization(run.model.quant_bits, run.model.quant_method, dtype),
-        **run.model.model_kwargs,
-    }
-
-
-def _same_tiles(config: Any, planned: Any) -> None:
-    if hasattr(planned, "image_grid_pinpoints"):
-        config.image_grid_pinpoints = planned.image_grid_pinpoints
-
-
-def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Reference | None:
-    """The frozen policy that the objective compares with, its numbers kept on disk unless `--ref_logps live`."""
-    if not card.needs_reference(run.loss):
-        return None
-    adapters = [Path(one) for one in (run.tuner.ref_adapters or run.tuner.adapters)[:1]]
-    folders = [folder, *adapters]
-    if run.rlhf.ref_model or run.rlhf.ref_model_type or run.tuner.sft_type == "full":
-        inner, copied = _second_model(run, checkpoint)
-        folders = [copied]
-    else:
-        inner = OtherAdapter() if adapters else AdapterOff()
-    if run.train.ref_logps == "live":
-        return inner
-    how = {
-        **{"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits},
-        **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
-    }
-    return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
-
-
-def _second_model(run: Run, checkpoint: Checkpoint) -> tuple[Reference, Path]:
-    """A frozen copy of `--ref_model`, or of the model that training starts from, and its folder."""
-    model, rlhf = run.model, run.rlhf
-    if rlhf.ref_model or rlhf.ref_model_type:
-        named = {"model": rlhf.ref_model or "", "model_type": rlhf.ref_model_type}
-        model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
-    source = locate(model)
-    copy = load_model(source, **_keywords(run, checkpoint))
-    add_scoring(copy, run.train.logprob_chunk)
-    no_dropout(copy)
-    return FrozenCopy(_on_device(copy)), source.folder
-
-
-def _on_device(model: Any) -> Any:
-    if torch.cuda.is_available() and not getattr(model, "hf_device_map", None):
-        from swiftlike.models.placement import local_processes
-
-        return model.to(f"cuda:{local_processes()[0]}")
-    return model
 
 
 def _last_numbers(history: list[dict[str, float]]) -> dict[str, float]:
