@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test lint format bench docs docs-check clean
 
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py
+	OMP_NUM_THREADS=1 $(BIN)/python examples/demo.py
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
