@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +313,7 @@ def spread(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers belong to, and how busy it was."""
+    """What the numbers belong to."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -323,9 +324,13 @@ def machine() -> dict[str, Any]:
             "memory_gib": round(memory, 1),
             "system": platform.platform(),
             "python": platform.python_version(),
-            "load_average": [round(value, 2) for value in os.getloadavg()],
         }
     return {"system": platform.platform()}
+
+
+def load() -> list[float]:
+    """How busy the machine is: processes that want to run, over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
 
 
 def table(settings: list[dict[str, Any]]) -> str:
@@ -363,40 +368,40 @@ def environments(options: argparse.Namespace) -> dict[str, str]:
     return {tool: pythons[tool] for tool in sorted(tools)}
 
 
-def run(options: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Make what is trained on, check, measure. Settings are printed as they are done."""
+def run(options: argparse.Namespace, folder: str) -> Iterator[dict[str, Any]]:
+    """Make what is trained on, check, measure. Gives the results so far after each setting."""
     pythons, described = environments(options), vars(options) | {"output": None, "trl_python": None}
     options.folder, options.model, options.data = folder, f"{folder}/model", f"{folder}/pairs.jsonl"
     parameters = make_model(options, Path(options.model))
     text = "".join(json.dumps(row) + "\n" for row in make_rows(options))
     Path(options.data).write_text(text, encoding="utf-8")
     Path(folder, "setting.json").write_text(json.dumps(vars(options) | {"output": None}), encoding="utf-8")
-    before = machine()
     lengths = check(options, pythons)
     options.row_tokens = statistics.mean(2 * prompt + chosen + rejected for prompt, chosen, rejected in lengths)
-    settings = []
-    for threads in options.threads:
-        for mode in options.checkpointing:
-            sides = measure(options, pythons, mode, threads)
-            settings.append({"threads": threads, "checkpointing": mode, "sides": sides, "ratios": compare(sides)})
-            print(table(settings[-1:]), flush=True)
-    return {
-        "machine": before | {"load_average_after": [round(value, 2) for value in os.getloadavg()]},
+    result = {
+        "machine": machine(),
         "model": {"parameters": parameters, "mean_tokens_of_a_pair": options.row_tokens},
         "options": {name: value for name, value in described.items() if value is not None},
-        "settings": settings,
+        "settings": [],
     }
+    for threads in options.threads:
+        for mode in options.checkpointing:
+            found = {"threads": threads, "checkpointing": mode, "load_average_before": load()}
+            found["sides"] = measure(options, pythons, mode, threads)
+            result["settings"].append(found | {"load_average_after": load(), "ratios": compare(found["sides"])})
+            yield result
 
 
 def main(words: list[str] | None = None) -> int:
     """Run and write the results."""
     options = arguments(words)
-    with tempfile.TemporaryDirectory(prefix="text_dpo_") as folder:
-        result = run(options, folder)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    text = table(result["settings"]) + "\n\n" + meanings() + "\n"
-    options.output.with_suffix(".txt").write_text(text, encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="text_dpo_") as folder:
+        for result in run(options, folder):
+            options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            text = table(result["settings"]) + "\n\n" + meanings() + "\n"
+            options.output.with_suffix(".txt").write_text(text, encoding="utf-8")
+            print(table(result["settings"][-1:]), flush=True)
     print(f"\n{meanings()}\n\nwritten to {options.output}")
     return 0
 

@@ -96,7 +96,7 @@ def trl_side(side: str, options: argparse.Namespace, mode: str, channel: Channel
     trainer = DPOTrainer(
         model,
         args=DPOConfig(
-            **common(options, mode) | {"report_to": "none"},
+            **common(options, mode),
             per_device_train_batch_size=options.batch_size,
             bf16=False,
             use_cpu=True,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from swiftlike.core.merge import Run
+from swiftlike.args import hf
+from swiftlike.args.rlhf import reference_problems
+from swiftlike.core.errors import suggestion
+from swiftlike.core.files import RECORDS, newest_checkpoint
+from swiftlike.core.merge import DEFAULT, Run
+from swiftlike.core.optional import available
 
 _NO_MODEL = (
     "--model is missing: an id, a folder or a registered name, as in --model Qwen/Qwen2.5-0.5B-Instruct or "
@@ -16,12 +23,16 @@ _NO_DATA = (
     "--dataset is missing: a name, a hub id or a file, as in --dataset rlaif-v#1000 or --dataset pairs.jsonl "
     "(see `swiftlike list datasets`)"
 )
+_LORA = "lora_ use_dora use_rslora init_lora_weights modules_to_save"
+_SHAPE = "lora_rank lora_alpha lora_bias lora_target_ use_dora use_rslora init_lora_weights modules_to_save"
+_STARTS = ("true", "false", "gaussian", "pissa", "olora", "orthogonal")  # those that need nothing beside the weights
 
 
 def training(run: Run) -> list[str]:
     """Problems of a training command."""
     missing = [] if run.model.model or run.model.model_type or run.train.resume_from_checkpoint else [_NO_MODEL]
-    return missing + data(run) + _files(run) + _tuner(run) + _train(run) + _loss(run)
+    values = _tuner(run) + _adapters(run) + _train(run) + _best(run) + _names(run) + _packages(run)
+    return missing + data(run) + _files(run) + values + reference_problems(run) + _loss(run)
 
 
 def data(run: Run) -> list[str]:
@@ -43,7 +54,9 @@ def data(run: Run) -> list[str]:
 
 def _files(run: Run) -> list[str]:
     folder = run.train.resume_from_checkpoint
-    problems = [] if folder is None or Path(folder).is_dir() else [f"--resume_from_checkpoint: no folder {folder!r}"]
+    problems = [] if folder is None else _checkpoint("--resume_from_checkpoint", folder, "trainer_state.json")
+    if not run.train.dry_run and (reason := _not_writable(Path(run.train.output_dir).absolute())):
+        problems.append(f"--output_dir {run.train.output_dir}: {reason}")
     if run.train.resume_only_model and folder is None:
         problems.append("--resume_only_model needs --resume_from_checkpoint")
     if run.train.ignore_data_skip and folder is None:
@@ -51,12 +64,47 @@ def _files(run: Run) -> list[str]:
     return problems
 
 
+def _checkpoint(flag: str, folder: str, file: str) -> list[str]:
+    """A checkpoint folder that is not there, or the run folder that holds it. `file` tells the one from the other."""
+    if not Path(folder).is_dir():
+        return [f"{flag}: no folder {folder!r}"]
+    newest = None if (Path(folder) / file).is_file() else newest_checkpoint(folder)
+    return [f"{flag} {folder} is a run folder; its newest checkpoint is {newest}"] if newest else []
+
+
+def _not_writable(folder: Path) -> str:
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        return f"{there} is a file"
+    return "" if os.access(there, os.W_OK) else f"{there} cannot be written to"
+
+
+def _adapters(run: Run) -> list[str]:
+    tuner, problems = run.tuner, []
+    for flag in ("adapters", "ref_adapters"):
+        for name in getattr(tuner, flag):
+            if Path(name).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):  # not an id on the hub
+                problems += _adapter(f"--{flag}", name)
+    continued = tuner.sft_type == "lora" and (tuner.adapters or run.train.resume_only_model)
+    if continued and (shape := _given(run, *_SHAPE.split())):
+        what = "--adapters" if tuner.adapters else "--resume_only_model"
+        problems.append(f"{_list(shape)}: not with {what}; the adapter's own shape is kept")
+    return problems
+
+
+def _adapter(flag: str, name: str) -> list[str]:
+    file = "adapter_config.json"
+    problems = _checkpoint(flag, name, file)
+    if not problems and not (Path(name) / file).is_file():
+        problems.append(f"{flag} {name} has no {file}: it is not a LoRA checkpoint; a full one goes to --model")
+    return problems
+
+
 def _tuner(run: Run) -> list[str]:
     tuner, problems = run.tuner, []
     if tuner.sft_type == "full":
-        lora_only = [f"--{flag}" for flag in _given(run, "lora_", "use_dora", "use_rslora", "modules_to_save")]
-        if lora_only:
-            problems.append(f"{', '.join(lora_only)}: only for --sft_type lora, not full")
+        if lora_only := _given(run, *_LORA.split(), "adapters", "ref_adapters"):
+            problems.append(f"{_list(lora_only)}: only for --sft_type lora, not full")
         if run.model.quant_bits:
             problems.append("--quant_bits: quantised weights cannot be trained in full; use --sft_type lora")
     if tuner.lora_target_regex and _given(run, "lora_target_modules"):
@@ -65,21 +113,78 @@ def _tuner(run: Run) -> list[str]:
 
 
 def _given(run: Run, *starts: str) -> list[str]:
-    return [flag for flag, source in run.origin.items() if flag.startswith(starts) and source != "default"]
+    """Flags that somebody wrote for this run; what a continued run remembers is not among them."""
+    given = {flag: source for flag, source in run.origin.items() if flag.startswith(starts) and source != DEFAULT}
+    return [flag for flag, source in given.items() if Path(source).name not in RECORDS]
+
+
+def _list(flags: list[str]) -> str:
+    return ", ".join(f"--{flag}" for flag in flags)
 
 
 def _train(run: Run) -> list[str]:
     train, problems = run.train, []
     if run.data.streaming and train.max_steps < 1:
         problems.append("--streaming needs --max_steps: the number of rows is not known")
+    elif train.max_steps == 0 or (train.num_train_epochs == 0 and train.max_steps < 1):
+        problems.append("--max_steps 0 and --num_train_epochs 0 train nothing; --dry_run shows what a run would do")
+    if run.data.streaming and run.data.dataset_test_ratio and _given(run, "dataset_test_ratio"):
+        problems.append("--dataset_test_ratio: nothing is held out of a stream; give --val_dataset")
     if run.data.streaming and train.dataloader_num_workers and _given(run, "dataloader_num_workers"):
         problems.append("--dataloader_num_workers: a stream is read by the training process itself; give 0 or nothing")
     if train.deepspeed and train.fsdp:
         problems.append("--deepspeed and --fsdp both shard the model; give one of them")
-    if (train.load_best_model_at_end or train.early_stop_interval) and train.eval_strategy == "no":
-        problems.append("--load_best_model_at_end and --early_stop_interval need --eval_strategy steps or epoch")
     missing: list[Any] = [name for name in train.plugin if not Path(name).is_file()]
     return problems + [f"--plugin: no file {name!r}" for name in missing]
+
+
+def _best(run: Run) -> list[str]:
+    """What choosing by evaluations needs."""
+    train, rows = run.train, run.data
+    if not (train.load_best_model_at_end or train.early_stop_interval):
+        return []
+    both = "--load_best_model_at_end and --early_stop_interval need"
+    if train.eval_strategy == "no":
+        return [f"{both} --eval_strategy steps or epoch"]
+    if not rows.val_dataset and (rows.streaming or not rows.dataset_test_ratio):
+        return [f"{both} rows to evaluate on: " + "--val_dataset" + ", or --dataset_test_ratio" * (not rows.streaming)]
+    if train.load_best_model_at_end and train.save_strategy != train.eval_strategy:
+        return ["--load_best_model_at_end needs --save_strategy to be --eval_strategy"]
+    evaluate = train.eval_steps or (200 if run.tuner.sft_type == "full" else 50)
+    save = train.save_steps or evaluate
+    steps = train.eval_strategy == "steps" and min(evaluate, save) >= 1  # shares are known when the rows are
+    if train.load_best_model_at_end and steps and save % evaluate:
+        return [f"--load_best_model_at_end: --save_steps {save} is not a multiple of --eval_steps {evaluate}"]
+    return []
+
+
+def _names(run: Run) -> list[str]:
+    """Words of transformers and peft."""
+    train, start = run.train, run.tuner.init_lora_weights
+    asked = [("lr_scheduler_type", train.lr_scheduler_type, hf.schedules), ("optim", train.optim, hf.optimisers)]
+    asked += [("report_to", one, lambda: tuple(hf.TRACKERS)) for one in train.report_to]
+    if not re.fullmatch(r"pissa_niter_\d+", start):
+        word = start.lower() if start.lower() in ("true", "false") else start
+        asked.append(("init_lora_weights", word, lambda: _STARTS))
+    wrong = []
+    for flag, word, names in asked:
+        if run.origin.get(flag, DEFAULT) != DEFAULT and (known := names()) and word not in known:
+            wrong.append(f"--{flag}: {word!r} is not one of {', '.join(known)}{suggestion(word, known)}")
+    return wrong
+
+
+def _packages(run: Run) -> list[str]:
+    """Packages that are not there. A dry run may be made on another machine."""
+    train, model = run.train, run.model
+    needs = [(f"--report_to {one}", hf.TRACKERS.get(one, ())) for one in train.report_to]
+    needs.append((f"--deepspeed {train.deepspeed}", ("deepspeed",) if train.deepspeed else ()))
+    needs.append((f"--attn_impl {model.attn_impl}", ("flash_attn",) * (model.attn_impl == "flash_attention_2")))
+    needs.append((f"--quant_bits {model.quant_bits}", ("bitsandbytes",) if model.quant_bits else ()))
+    return [
+        f"{flag} needs the package {packages[0]}, which is not installed"
+        for flag, packages in needs
+        if packages and not train.dry_run and not any(available(package) for package in packages)
+    ]
 
 
 def _loss(run: Run) -> list[str]:

@@ -26,6 +26,40 @@ MANAGED = {
     "auto_find_batch_size": "set --batch_size; --dry_run shows what fits",
     "activation_checkpointing": "set --gradient_checkpointing",
     "activation_checkpointing_kwargs": "set --gradient_checkpointing",
+    "dataloader_drop_last": "the last batch of an epoch is trained on, however short",
+    "dataloader_in_order": "the order of the rows is part of a run",
+    "train_sampling_strategy": "batches are made of rows of like length; see --dataset_shuffle",
+    "length_column_name": "batches are made of rows of like length",
+    "accelerator_config": "the data loader divides an optimiser step over the cards itself",
+    "average_tokens_across_devices": "a loss is always averaged over all cards",
+    "liger_kernel_config": "logits are already computed only where they count, in chunks of --logprob_chunk",
+    "include_num_input_tokens_seen": "logging.jsonl counts tokens as they are computed",
+    "do_eval": "set --eval_strategy",
+    "prediction_loss_only": "evaluation gives loss and metrics of the whole set",
+    "batch_eval_metrics": "evaluation gives loss and metrics of the whole set",
+    "eval_do_concat_batches": "evaluation keeps no predictions",
+    "eval_accumulation_steps": "evaluation keeps no predictions",
+    "eval_use_gather_object": "evaluation keeps no predictions",
+    "bf16_full_eval": "evaluation runs in --torch_dtype",
+    "fp16_full_eval": "evaluation runs in --torch_dtype",
+}
+# what --report_to takes -> the packages any of which does it; "all": those that are installed
+TRACKERS: dict[str, tuple[str, ...]] = {
+    "all": (),
+    "azure_ml": ("azureml",),
+    "clearml": ("clearml",),
+    "codecarbon": ("codecarbon",),
+    "comet_ml": ("comet_ml",),
+    "dagshub": ("dagshub",),
+    "dvclive": ("dvclive",),
+    "flyte": ("flytekit",),
+    "kubeflow": ("kubeflow",),
+    "mlflow": ("mlflow",),
+    "neptune": ("neptune",),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 _KINDS: tuple[tuple[str, Any], ...] = (
     ("bool", bool),
@@ -40,14 +74,35 @@ _KINDS: tuple[tuple[str, Any], ...] = (
 @functools.cache
 def fields() -> dict[str, str]:
     """Field name -> annotation as written. Empty when transformers is not installed."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        return {}
-    source = Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8")
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    body = next(node.body for node in classes if node.name == "TrainingArguments")
+    body = _body("training_args.py", "TrainingArguments")
     declared = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
     return {node.target.id: ast.unparse(node.annotation) for node in declared if isinstance(node.target, ast.Name)}
+
+
+def schedules() -> tuple[str, ...]:
+    """What --lr_scheduler_type takes. Empty when transformers is not installed."""
+    return _members("trainer_utils.py", "SchedulerType")
+
+
+def optimisers() -> tuple[str, ...]:
+    """What --optim takes. Empty when transformers is not installed."""
+    return _members("training_args.py", "OptimizerNames")
+
+
+def _members(file: str, name: str) -> tuple[str, ...]:
+    """Values of an enumeration of words."""
+    values = [node.value for node in _body(file, name) if isinstance(node, ast.Assign)]
+    return tuple(value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
+
+
+def _body(file: str, name: str) -> list[ast.stmt]:
+    """The statements of a class of transformers; none when it is not installed, or has no such class."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return []
+    source = Path(spec.origin).with_name(file).read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return next((node.body for node in classes if node.name == name), [])
 
 
 def read(name: str, raw: Any) -> Any:

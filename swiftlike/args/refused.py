@@ -111,7 +111,7 @@ _GROUPS = (
     Refused("fsdp_num model_layer_cls_name metric_warmup_step", "use --fsdp"),
     Refused("create_checkpoint_symlink", "the best checkpoint is named in logging.jsonl"),
     Refused("callbacks", "use --early_stop_interval, or a --plugin"),
-    Refused("group_by_length", "use --train_sampling_strategy group_by_length"),
+    Refused("group_by_length", "batches are made of rows of like length", (*NOTHING, "true")),
     Refused(
         "max_prompt_length max_completion_length truncation_mode",
         "use --max_length and --truncation_strategy",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from swiftlike.core.declare import arg, section
+from swiftlike.core.merge import Run
 from swiftlike.losses import LOSSES
 
 SFT = "sft"
@@ -16,6 +17,18 @@ class RlhfArgs:
     )
     ref_model_type: str | None = arg(None, "its registered name; none: that of the policy")
     ref_model_revision: str | None = arg(None, "its branch, tag or commit", values={"master": "none"})
+
+
+def reference_problems(run: Run) -> list[str]:
+    """A reference that was asked for and that the objective does not read."""
+    name = run.rlhf.rlhf_type if "rlhf" in run.sections else SFT
+    flags = ("ref_model", "ref_model_type", "ref_model_revision", "ref_adapters")
+    asked = [f"--{flag}" for flag in flags if run.flags().get(flag)]
+    if not asked or LOSSES.get(name).needs_reference(run.loss):
+        return []
+    cards = [LOSSES.get(one) for one in LossSections.names()]
+    having = ", ".join(card.name for card in cards if card.needs_reference(card.args()))
+    return [f"{', '.join(asked)}: {name} compares with no reference; those that do are {having}"]
 
 
 class LossSections(Mapping[str, type]):

@@ -16,11 +16,25 @@ from swiftlike.cli.normalise import Words, normalise
 from swiftlike.core.coerce import coerce
 from swiftlike.core.declare import Command
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import read_args, read_document
+from swiftlike.core.files import ARGS, read_args, read_document
 from swiftlike.core.flags import Flags, nearest
-from swiftlike.core.merge import Extra, Given, Run, merge
+from swiftlike.core.merge import DEFAULT, Extra, Given, Run, merge
 
 _loaded: set[Path] = set()
+
+
+# What a run that goes on does not take from the run it continues: where it writes, and what was asked just once.
+OF_THIS_START = frozenset(
+    (
+        "output_dir",
+        "add_version",
+        "resume_from_checkpoint",
+        "resume_only_model",
+        "ignore_data_skip",
+        "dry_run",
+        "run_name",
+    )
+)
 
 
 def build_run(command: Command, argv: list[str], env: Mapping[str, str]) -> tuple[Run, Words]:
@@ -82,13 +96,26 @@ def _saved(flags: Flags, layers: Iterable[Iterable[Given]]) -> list[Given]:
     asked: dict[str, Any] = {}
     for given in (given for layer in layers for given in layer):
         flag = flags.get(given.flag)
-        if flag is not None and flag.name in ("resume_from_checkpoint", "adapters", "model"):
+        if flag is not None and flag.name in ("resume_from_checkpoint", "resume_only_model", "adapters", "model"):
             asked[flag.name] = given.raw[0] if isinstance(given.raw, list) and given.raw else given.raw
     for name in ("resume_from_checkpoint", "adapters", "model"):
         found = read_args(str(asked[name])) if asked.get(name) else None
         if found:
+            weights_only = str(asked.get("resume_only_model", "false")).lower() in ("true", "1", "yes", "on")
+            if name == "resume_from_checkpoint" and not weights_only and found[0].name == ARGS:
+                return _continued(flags, *found)
             return _restored(flags, *found, continued=name != "model")
     return []
+
+
+def _continued(flags: Flags, path: Path, saved: Mapping[str, Any]) -> list[Given]:
+    """A run that goes on takes every value it was given when it started, but where it writes."""
+    origin = read_document(path).get("origin", {})
+    return [
+        Given(key, value, str(path))
+        for key, value in saved.items()
+        if origin.get(key, "") != DEFAULT and key not in OF_THIS_START and (key in flags.by_name or key in hf.fields())
+    ]
 
 
 def _restored(flags: Flags, path: Path, saved: Mapping[str, Any], *, continued: bool) -> list[Given]:

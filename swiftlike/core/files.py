@@ -17,6 +17,8 @@ from swiftlike.core.merge import HIDDEN, Run
 
 ARGS = "args.json"
 _OLD_ARGS = "sft_args.json"  # ms-swift v2
+RECORDS = (ARGS, _OLD_ARGS)
+_CHECKPOINT = r"checkpoint-(\d+)"
 _FORMAT = 1  # of args.json; a change that old readers would misread raises it
 
 
@@ -90,14 +92,25 @@ def atomic(path: str | Path) -> Iterator[IO[str]]:
 def new_run_folder(output_dir: str | Path, name: str, *, add_version: bool = True, now: float | None = None) -> Path:
     """Make and give `output_dir/name/vN-YYYYmmdd-HHMMSS`, N one more than the highest there; only rank 0 may call it.
 
-    Without `add_version` it is `output_dir` itself.
+    Without `add_version` it is `output_dir` itself. UserError when it cannot be made.
     """
-    if not add_version:
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    parent = Path(output_dir) / re.sub(r"[^\w.+-]+", "-", name).strip("-.")
-    parent.mkdir(parents=True, exist_ok=True)
+    parent = Path(output_dir)
+    if add_version:
+        parent /= re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return _new_version(parent, now) if add_version else parent
+    except OSError as error:
+        raise UserError(f"cannot make a run folder in {parent}: {error.strerror}", hint="see --output_dir") from None
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The `checkpoint-N` of a run folder with the highest N, None when it has none."""
+    found = {int(match[1]): one for one in Path(folder).iterdir() if (match := re.fullmatch(_CHECKPOINT, one.name))}
+    return found[max(found)] if found else None
+
+
+def _new_version(parent: Path, now: float | None) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     while True:
         versions = [int(match[1]) for entry in parent.iterdir() if (match := re.match(r"v(\d+)-", entry.name))]
@@ -117,7 +130,7 @@ def write_args(folder: str | Path, run: Run) -> Path:
 
 def read_args(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """The file and the flat arguments that a run left in `folder`, None when there are none. Reads ms-swift's too."""
-    for name in (ARGS, _OLD_ARGS):
+    for name in RECORDS:
         path = Path(folder) / name
         if path.is_file():
             return path, _saved(path)
@@ -131,7 +144,8 @@ def _saved(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a record of arguments")
     if record.get("format", _FORMAT) > _FORMAT:
         raise UserError(f"{path} was written by swiftlike {record['swiftlike']}", hint="pip install -U swiftlike")
-    return {flag: value for flag, value in args.items() if value != HIDDEN}
+    derived = {flag for flag, source in record.get("origin", {}).items() if source == "derived"}  # to be derived again
+    return {flag: value for flag, value in args.items() if value != HIDDEN and flag not in derived}
 
 
 def read_document(path: str | Path) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import hashlib
 import io
+import os
 import re
 import struct
 import urllib.error
@@ -20,6 +22,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 import PIL.Image
 
+from swiftlike.core.cache import cache_folder
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Image
 
@@ -231,10 +234,18 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
 def _download(url: str, name: str, max_bytes: int) -> bytes:
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise BadRow("image URL is of an unknown kind", f"{name}: only http and https are read")
+    kept = cache_folder("pictures") / hashlib.sha256(url.encode()).hexdigest()
+    if kept.is_file():
+        return kept.read_bytes()
     request = urllib.request.Request(url, headers={"User-Agent": "swiftlike"})
     try:
         with urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT_S) as answer:
-            return answer.read(max_bytes + 1)
+            data = answer.read(max_bytes + 1)
+        if len(data) <= max_bytes:  # fetched once, not at every use; complete under its name or not there
+            draft = kept.with_name(f".{kept.name}.{os.getpid()}")
+            draft.write_bytes(data)
+            draft.replace(kept)
+        return data
     except (OSError, ValueError) as error:
         raise BadRow("image cannot be downloaded", f"{name}: {getattr(error, 'reason', None) or error}") from error
 

@@ -121,16 +121,21 @@ def load_image_processor(source: Source) -> Any:
     return importlib.import_module(source.loader.partition(":")[0]).image_processor(source.folder)
 
 
-def choose_dtype(requested: str, full: bool) -> torch.dtype:
-    """`auto`: bfloat16 where the device computes in it, else float16, float32 on CPU (and for full float16 training,
-    whose weights must not be halves)."""
+def weight_dtype(compute: torch.dtype, full: bool) -> torch.dtype:
+    """What weights are kept in: full training updates them, and small updates are lost in half precision, so it
+    computes in half precision over float32 weights."""
+    return torch.float32 if full else compute
+
+
+def choose_dtype(requested: str) -> torch.dtype:
+    """What is computed in. `auto`: bfloat16 where the device can, else float16, float32 on CPU."""
     if requested != "auto":
         dtype = DTYPES[requested]
     elif torch.cuda.is_available():
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     else:
         dtype = torch.float32
-    return torch.float32 if full and dtype == torch.float16 else dtype
+    return dtype
 
 
 def choose_attention(source: Source, config: Any, requested: str | None) -> str:

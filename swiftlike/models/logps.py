@@ -130,12 +130,22 @@ def token_logps(  # noqa: PLR0913 - what a head is, by keyword
     `hidden` [N, H], `weight` [V, H]. Memory beyond the inputs is `chunk` rows of logits. Log-softmax runs in float32
     (float64 for float64 inputs).
     """
+    compute = _compute_dtype(hidden, weight)
+    hidden, weight = hidden.to(compute), weight.to(compute)
     head = _Head(chunk, cap, scale)
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if not torch.is_grad_enabled() or not (hidden.requires_grad or trained):
         with torch.no_grad():
             return _forward_only(hidden, weight, bias, targets, head)
     return (_Trained if trained else _Frozen).apply(hidden, weight, bias, targets, head)
+
+
+def _compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """What the head's product runs in: autocast's type where it is on (backward runs outside it), else the weight's."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and weight.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
 def _forward_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: _Head) -> Scores:
@@ -159,11 +169,11 @@ def add_scoring(model: nn.Module, chunk: int = 256) -> None:
     head = model.get_output_embeddings()
     text = model.config.get_text_config()
     cap, scale = getattr(text, "final_logit_softcapping", None), _scale(text)
-    plain_head, plain_forward = head.forward, model.forward
+    plain_forward = model.forward
 
     def head_forward(self: nn.Module, hidden: Tensor, targets: Tensor | None = None) -> Any:
         if targets is None:
-            return plain_head(hidden)
+            return type(self).forward(self, hidden)  # not the bound method: PEFT copies heads that it trains whole
         return token_logps(
             hidden, self.weight, targets, bias=getattr(self, "bias", None), chunk=chunk, cap=cap, scale=scale
         )

@@ -38,6 +38,7 @@ def target_names(model: nn.Module, card: ModelCard, tuner: Any) -> list[str] | s
     """
     if tuner.lora_target_regex:
         _must_match(model, tuner.lora_target_regex, "--lora_target_regex")
+        _not_the_head(model, tuner.lora_target_regex)
         return tuner.lora_target_regex
     patterns, names = [], []
     for word in tuner.lora_target_modules:
@@ -52,6 +53,7 @@ def target_names(model: nn.Module, card: ModelCard, tuner: Any) -> list[str] | s
     own = [rf"{outside}(.*\.)?({'|'.join(names)})"] if names else []
     regex = "|".join(f"({one})" for one in (*patterns, *own))
     _must_match(model, regex, "--lora_target_modules " + " ".join(tuner.lora_target_modules))
+    _not_the_head(model, regex)
     return regex
 
 
@@ -92,6 +94,14 @@ def _must_match(model: nn.Module, regex: str, flag: str) -> None:
         ends = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
             f"{flag} matches no module of this model", hint=f"its linear layers are called {', '.join(ends)}"
+        )
+
+
+def _not_the_head(model: nn.Module, regex: str) -> None:
+    name = _name_of(model, model.get_output_embeddings())
+    if re.fullmatch(regex, name):
+        raise UserError(
+            f"LoRA on the output head ({name}) is not supported", hint=f"train it whole: --modules_to_save {name}"
         )
 
 

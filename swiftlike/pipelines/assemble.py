@@ -11,7 +11,7 @@ import torch
 from swiftlike.core.cache import cache_folder
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
-from swiftlike.models.load import DTYPES, NATIVE, load_model, locate, quantization
+from swiftlike.models.load import DTYPES, NATIVE, load_model, locate, quantization, weight_dtype
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
@@ -50,7 +50,7 @@ def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     dtype = DTYPES[run.model.torch_dtype]
     sharded = bool(run.train.fsdp) or (run.train.deepspeed or "").startswith("zero3")
     return {
-        "dtype": dtype,
+        "dtype": weight_dtype(dtype, run.tuner.sft_type == "full"),
         "attn_implementation": checkpoint.attention,
         **device_map(run.model.device_map, dict(run.model.max_memory), sharded),
         **quantization(run.model.quant_bits, run.model.quant_method, dtype),
@@ -69,7 +69,8 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
         return None
     adapters = [Path(one) for one in (run.tuner.ref_adapters or run.tuner.adapters)[:1]]
     folders = [folder, *adapters]
-    if run.rlhf.ref_model or run.rlhf.ref_model_type or run.tuner.sft_type == "full":
+    other = run.rlhf.ref_model or run.rlhf.ref_model_type or run.tuner.sft_type == "full"
+    if other or (not adapters and changes_base(run.tuner)):
         inner, copied = _second_model(run, checkpoint)
         folders = [copied]
     else:
@@ -77,10 +78,19 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
     if run.train.ref_logps == "live":
         return inner
     how = {
+        "format": 1,  # of the numbers: raise it when the same settings come to mean others
+        "full": run.tuner.sft_type == "full",
         **{"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits},
         **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
     }
     return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
+
+
+def changes_base(tuner: Any) -> bool:
+    """Whether a fresh adapter leaves the base another model even when it is switched off: trained biases, and starts
+    that move a part of the weights into the adapter (pissa, olora, loftq ...)."""
+    plain = str(tuner.init_lora_weights).lower() in ("true", "false", "gaussian")
+    return not plain or tuner.lora_bias != "none"
 
 
 def _second_model(run: Run, checkpoint: Checkpoint) -> tuple[Reference, Path]:

@@ -80,14 +80,32 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
 
 def _with_lora(model: Any, run: Run, checkpoint: Checkpoint, card: LossCard) -> Any:
     """The skeleton with the adapter it will have: of that shape where training continues one, else of these flags."""
-    if run.tuner.adapters:
+    if continued := continued_adapter(run):
         from peft import PeftConfig, get_peft_model
 
-        return get_peft_model(
-            model, dc.replace(PeftConfig.from_pretrained(run.tuner.adapters[0]), inference_mode=False)
-        )
+        return get_peft_model(model, dc.replace(PeftConfig.from_pretrained(continued), inference_mode=False))
     bare = dc.replace(run.tuner, init_lora_weights="true")  # pissa and the like need weights
     return add_lora(model, checkpoint.source.card, bare, dropout=card.dropout)
+
+
+def continued_adapter(run: Run) -> str | None:
+    """The adapter whose weights and shape training starts from, None when it starts with a new one."""
+    if run.train.resume_only_model:
+        return run.train.resume_from_checkpoint
+    return run.tuner.adapters[0] if run.tuner.adapters else None
+
+
+def _lora_words(run: Run) -> str:
+    """`LoRA rank 8 on DEFAULT`, read from the adapter itself where training continues one."""
+    tuner, continued = run.tuner, continued_adapter(run)
+    if continued is None:
+        return f"LoRA rank {tuner.lora_rank} on {tuner.lora_target_regex or ' '.join(tuner.lora_target_modules)}"
+    from peft import PeftConfig
+
+    shape = PeftConfig.from_pretrained(continued)
+    targets = shape.target_modules
+    named = targets if isinstance(targets, str) else " ".join(sorted(targets or ()))
+    return f"LoRA rank {shape.r} on {named}, continued from {continued}"
 
 
 def _memory(
@@ -98,7 +116,10 @@ def _memory(
     gradient checkpointing keeps one per layer and all of a single layer."""
     text = checkpoint.config.get_text_config()
     width = BYTES[run.model.torch_dtype]
-    copies = 2 if card.needs_reference(run.loss) and run.tuner.sft_type == "full" else 1
+    second = card.needs_reference(run.loss) and (
+        run.tuner.sft_type == "full" or run.rlhf.ref_model or run.rlhf.ref_model_type
+    )
+    copies = 2 if second else 1
     per_weight = {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
     shared = checkpoint.layout == "shared"
     longest = max(((g.shared_length if shared else g.longest * len(g.completions)) for g in groups), default=0)
@@ -117,9 +138,7 @@ def _memory(
 def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:
     """What is trained, in words: the first lines of every run."""
     tuner, train = run.tuner, run.train
-    how = "all weights"
-    if tuner.sft_type == "lora":
-        how = f"LoRA rank {tuner.lora_rank} on {tuner.lora_target_regex or ' '.join(tuner.lora_target_modules)}"
+    how = _lora_words(run) if tuner.sft_type == "lora" else "all weights"
     dropout = "as configured" if card.dropout else "off (two log-probabilities are compared)"
     source, ranks = checkpoint.source, world_size()
     step = train.batch_size * train.gradient_accumulation_steps * ranks

@@ -44,7 +44,7 @@ def derive(run: Run, pictures: bool) -> Run:
     if train.save_steps is None:
         values["save_steps"] = values.get("eval_steps", train.eval_steps)
     if run.model.torch_dtype == "auto":
-        values["torch_dtype"] = str(choose_dtype("auto", full)).removeprefix("torch.")
+        values["torch_dtype"] = str(choose_dtype("auto")).removeprefix("torch.")
     if run.origin.get("dataloader_num_workers", "default") == "default" and (not pictures or run.data.streaming):
         values["dataloader_num_workers"] = 0  # rows are tokens already: a worker would only copy them
     return run.replace("derived", **values) if values else run
@@ -97,7 +97,12 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
     if run.data.streaming:  # every rank reads the stream and takes its turns; groups cannot be sent between ranks
         values["accelerator_config"] = {"dispatch_batches": False}
     values |= _recompute(train.gradient_checkpointing) | engine(run)
-    return TrainingArguments(**(values | dict(run.hf)))
+    try:
+        return TrainingArguments(**(values | dict(run.hf)))
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(
+            f"transformers refuses these flags: {(str(error).strip() or repr(error)).splitlines()[0]}"
+        ) from error
 
 
 def _recompute(on: bool) -> dict[str, Any]:

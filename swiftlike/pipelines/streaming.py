@@ -14,6 +14,7 @@ from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.data.collate import Item
 from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.report import Report
 from swiftlike.data.stream import stream_rows
 from swiftlike.data.vision import Pixels
 from swiftlike.datasets_registry.card import BadRow
@@ -47,7 +48,9 @@ class Streamed(IterableDataset[Item]):
         hub = "hf" if self.run.model.use_hf else "ms"
         before: Encoded | None = None
         empty = True
-        for group in self._groups(stream_rows(data, self.card.data, seed, hub=hub)):
+        report = Report()
+        rows = stream_rows(data, self.card.data, seed, report, hub=hub)
+        for group in self._groups(_watched(rows, report, said=number > 0)):
             if self.card.record != "labelled":
                 yield self._item(group, None)
             elif before is not None:  # the first row only lends its completion
@@ -70,3 +73,20 @@ class Streamed(IterableDataset[Item]):
     def _item(self, group: Encoded, partner: Encoded | None) -> Item:
         pictures: tuple[Any, ...] = tuple(self.pixels(image) for image in group.images) if self.pixels else ()
         return Item(group, pictures, partner)
+
+
+def _watched(rows: Iterator[Row], report: Report, said: bool) -> Iterator[Row]:
+    """The rows; what was recognised, and the first row of every kind that is left out, are said as they are met."""
+    kinds: set[tuple[str, str]] = set()
+    for row in rows:
+        for one in report.datasets if not said else ():
+            for line in one.as_lines()[1:2] if not kinds & {(one.name, "")} else ():
+                log.info("%s: %s", one.name, line.strip())
+            kinds.add((one.name, ""))
+            for kind in [kind for kind in one.bad.counts if (one.name, kind) not in kinds]:
+                log.warning("left out %s; further ones are only counted", one.bad.examples[kind])
+                kinds.add((one.name, kind))
+        yield row
+    for one in report.datasets:
+        if one.bad.counts:
+            log.warning("%s: %d rows left out in this pass: %s", one.name, one.bad.counts.total(), one.bad.as_text())

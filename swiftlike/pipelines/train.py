@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import new_run_folder, write_args
+from swiftlike.core.files import new_run_folder, read_args, write_args
 from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
@@ -21,6 +21,7 @@ from swiftlike.data.encode import Encoded
 from swiftlike.data.load import load_rows, max_bytes
 from swiftlike.data.media import open_image
 from swiftlike.data.vision import Adapter, Pixels
+from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Image
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
@@ -34,6 +35,17 @@ from swiftlike.pipelines.settings import derive, seeded, total_steps, training_a
 from swiftlike.pipelines.streaming import Streamed
 
 log = get_logger(__name__)
+MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
+LEARNING = {
+    "learning_rate",
+    "lr_scheduler_type",
+    "weight_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "seed",
+}
 SAMPLE = 64  # streamed rows that the plan looks at
 
 
@@ -87,9 +99,13 @@ def run(run: Run) -> Trained | None:
     if advice := card.advice([group.label for group in data.train], run.loss):
         log.warning("%s", advice)
     if (folder := resume_folder(run)) is not None:
-        from swiftlike.trainers.checkpoint import check_digest
+        from swiftlike.trainers.checkpoint import check_digest, steps_done
 
+        check_same(run, folder)
         check_digest(Path(folder), data_digest(run, data))
+        if steps_done(Path(folder)) >= total_steps(run, len(data.train)):
+            log.info("%s is the end of its run: nothing is left to train", folder)
+            return None
     plan = make_plan(run, checkpoint, card, data.train)
     for line in plan.lines():
         log.info("%s", line)
@@ -99,6 +115,7 @@ def run(run: Run) -> Trained | None:
     folder = shared_folder(run, checkpoint)
     trainer = build(run, checkpoint, card, data, folder)
     trainer.train(resume_from_checkpoint=resume_folder(run))
+    leave_together()
     if is_main():
         log.info("finished: %s", folder)
     return Trained(folder, _last_numbers(trainer.state.log_history))
@@ -126,13 +143,44 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
         raise UserError("no training row is left")
     if card.record == "labelled" and len(train) < 2:
         raise UserError("this objective compares each row with another one: at least two training rows are needed")
-    return Data(train=train, val=val if card.record != "labelled" or len(val) > 1 else [])
+    if card.record == "labelled" and len(val) == 1:
+        log.warning("the only validation row is left out: this objective compares each row with another one")
+        val = []
+    return Data(train=train, val=val)
+
+
+def leave_together() -> None:
+    """Close the process group when all ranks are done: one that is torn down at exit may abort."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def data_digest(run: Run, data: Data) -> str:
     """What a checkpoint remembers of the data: rows, and what decides their order."""
     step = run.train.batch_size * run.train.gradient_accumulation_steps * world_size()
     return digest(data.train, run.data.dataset_seed, step)
+
+
+def check_same(run: Run, folder: str) -> None:
+    """Refuse to continue with other values than the run was started with, where they decide what is learnt."""
+    found = read_args(folder)
+    saved, now = (found[1] if found else {}), run.flags()
+    sections = (run.model, run.tuner, run.loss, *([run.rlhf] if "rlhf" in run.sections else []))
+    fixed = {field.name for one in sections for field in dc.fields(one)} - MAY_CHANGE | LEARNING
+    changed = [
+        f"--{name}: {saved[name]} in the checkpoint, now {now[name]}"
+        for name in sorted(fixed & saved.keys() & now.keys())
+        if saved[name] != now[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} cannot be continued with other settings:",
+            hint="leave them out, or start a new run from its weights: --resume_only_model true",
+            problems=changed,
+        )
 
 
 def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
@@ -228,7 +276,10 @@ def pixel_maker(checkpoint: Checkpoint, run: Run) -> Callable[[Image], Pixels] |
 
 
 def _pixels(adapter: Adapter, limit: int, image: Image) -> Pixels:
-    return adapter.pixels(open_image(image, max_bytes=limit))
+    try:
+        return adapter.pixels(open_image(image, max_bytes=limit))
+    except BadRow as error:  # its header was fine when the row was checked
+        raise UserError(f"a picture cannot be read any more: {error}") from error
 
 
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:

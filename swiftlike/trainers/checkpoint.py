@@ -16,6 +16,7 @@ from swiftlike.core.merge import Run
 from swiftlike.trainers.group import GroupTrainer
 
 MARK = "swiftlike.json"  # written last: a checkpoint without it is not whole
+OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
@@ -105,6 +106,11 @@ def save_processor(source: Path, folder: Path, image_processor: Any) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
+def steps_done(folder: Path) -> int:
+    """Optimiser steps behind a checkpoint."""
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+
+
 def latest(run_folder: Path) -> Path:
     """The newest whole checkpoint in a run folder."""
     found = [path for path in run_folder.glob("checkpoint-*") if (path / MARK).is_file()]
@@ -120,6 +126,11 @@ def check_digest(folder: Path, digest: str) -> None:
         raise UserError(
             f"{folder} is not a whole checkpoint: it has no {MARK}, so it was not finished or not written by swiftlike",
             hint="name the one before it, or start from its weights alone: --resume_only_model true",
+        )
+    if not [path for name in OPTIMISER for path in folder.glob(name)]:
+        raise UserError(
+            f"{folder} holds weights only (--save_only_model): training cannot go on exactly",
+            hint="start anew from its weights: --resume_only_model true",
         )
     if json.loads(mark.read_text(encoding="utf-8"))["data"] != digest:
         raise UserError(

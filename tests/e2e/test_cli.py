@@ -165,7 +165,10 @@ def test_the_block_would_be_noticed(swiftlike: Installed) -> None:
 def test_interrupted(swiftlike: Installed) -> None:
     words = ("rlhf", "--model_type", "tiny-llama", "--dataset", "demo", *TRAIN, "--max_steps", "100000")
     argv = [swiftlike.path, *words, "--save_steps", "1", "--output_dir", "run"]
-    with subprocess.Popen(argv, env=swiftlike.env, cwd=swiftlike.folder, stderr=subprocess.PIPE, text=True) as process:
+    # a shell's background jobs ignore Ctrl-C and hand that down: the command must not inherit it from the test runner
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    where = {"env": swiftlike.env, "cwd": swiftlike.folder, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, **where, **heeding) as process:
         deadline = time.monotonic() + 200
         while process.poll() is None and not list(swiftlike.folder.glob("run/*/swiftlike.json")):
             assert time.monotonic() < deadline

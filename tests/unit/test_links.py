@@ -136,6 +136,7 @@ def test_blocks_are_marked(page: Path) -> None:
 def test_commands_are_accepted(command: Command, place: Path) -> None:
     for folder in re.findall(r"--(?:resume_from_checkpoint|adapters) (\S+)", str(command)):
         (place / folder).mkdir(parents=True)
+        (place / folder / "adapter_config.json").write_text("{}")
         (place / folder / "args.json").write_text('{"format": 1, "args": {"model_type": "tiny-llama"}}')
     if "--plugin" in command.words or "--help" in command.words or command.words[0] not in ("sft", "rlhf", "check"):
         last = [] if {"--help", "list", "env"} & {*command.words} else ["--show_config"]

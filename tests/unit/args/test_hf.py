@@ -27,7 +27,7 @@ def test_fields_are_those_of_the_real_class() -> None:
     ("name", "raw", "value"),
     [
         ("torch_empty_cache_steps", "4", 4),
-        ("dataloader_drop_last", "true", True),
+        ("dataloader_pin_memory", "true", True),
         ("eval_delay", "0.5", 0.5),
         ("lr_scheduler_kwargs", '{"a": 1}', {"a": 1}),
         ("ddp_backend", "none", None),
@@ -49,6 +49,16 @@ def test_fields_that_training_sets_itself_are_refused() -> None:
         hf.read("torch_empty_cache_steps", "4.5")
     with pytest.raises(KeyError):
         hf.read("no_such_field", "1")
+
+
+def test_names_are_those_of_transformers() -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert set(hf.schedules()) == {one.value for one in SchedulerType}
+    assert set(hf.optimisers()) == {one.value for one in OptimizerNames}
+    assert set(INTEGRATION_TO_CALLBACK) <= set(hf.TRACKERS)
 
 
 def test_managed_fields_are_not_our_flags() -> None:

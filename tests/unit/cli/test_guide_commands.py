@@ -120,7 +120,7 @@ V2 = (
     "--truncation_strategy truncation_left --batch_size 2 --eval_batch_size 3 --lora_target_modules ALL "
     "--lora_dropout_p 0.1 --lora_bias_trainable all --lora_modules_to_save x --preprocess_num_proc 2 "
     "--streaming_buffer_size 16 --deepspeed default-zero2 --ref_model_id_or_path r --add_output_dir_suffix false "
-    "--evaluation_strategy no --only_save_model true --device_max_memory 10GB 20GB"
+    "--evaluation_strategy no --only_save_model true --device_max_memory 10GB 20GB --dry_run true"
 )
 V4 = (
     "--model m --model_type qwen2 --template qwen --tuner_type lora --torch_dtype bfloat16 --quant_bits 4 "
@@ -128,7 +128,7 @@ V4 = (
     "--truncation_strategy left --per_device_train_batch_size 2 --per_device_eval_batch_size 3 "
     "--target_modules all-linear --lora_dropout 0.1 --lora_bias all --modules_to_save x --dataset_num_proc 2 "
     "--shuffle_buffer_size 16 --deepspeed zero2 --ref_model r --add_version false "
-    "--eval_strategy no --save_only_model true --max_memory 0=10GB 1=20GB"
+    "--eval_strategy no --save_only_model true --max_memory 0=10GB 1=20GB --dry_run true"
 )
 V3 = V4.replace("--tuner_type", "--train_type").replace("--dataset_num_proc", "--dataset-num-proc")
 

@@ -18,6 +18,7 @@ def build(*words: str, env: dict[str, str] | None = None, command: str = "rlhf")
 
 def checkpoint(folder: Path, **args: Any) -> str:
     folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
     (folder / "args.json").write_text(json.dumps({"format": 1, "swiftlike": "0", "args": args}))
     return str(folder)
 
@@ -35,7 +36,7 @@ SAVED = {
 
 
 def test_a_continued_adapter_brings_its_model(tmp_path: Path) -> None:
-    run = build("--adapters", checkpoint(tmp_path / "a", **SAVED))
+    run = build("--adapters", checkpoint(tmp_path / "a", **SAVED), "--dry_run")
     assert (run.model.model, run.model.template, run.model.torch_dtype, run.model.quant_bits) == (
         "base",
         "qwen",
@@ -54,9 +55,8 @@ def test_a_checkpoint_as_the_model_brings_only_its_template(tmp_path: Path) -> N
 
 
 def test_what_is_typed_wins_over_the_checkpoint(tmp_path: Path) -> None:
-    run = build(
-        "--resume_from_checkpoint", checkpoint(tmp_path / "a", **SAVED), "--system", "be brief", "--dtype", "bf16"
-    )
+    folder = checkpoint(tmp_path / "a", **SAVED)
+    run = build("--ckpt", folder, "--system", "be brief", "--dtype", "bf16", "--dry_run")
     assert (run.model.system, run.model.torch_dtype, run.model.model) == ("be brief", "bfloat16", "base")
 
 
@@ -93,8 +93,8 @@ def test_problems_in_a_configuration_name_the_file(tmp_path: Path) -> None:
 
 
 def test_training_arguments_of_transformers_land_in_hf() -> None:
-    run = build("--model", "m", "--torch_empty_cache_steps", "4", "--dataloader_drop_last")
-    assert run.hf == {"torch_empty_cache_steps": 4, "dataloader_drop_last": True}
+    run = build("--model", "m", "--torch_empty_cache_steps", "4", "--dataloader_pin_memory")
+    assert run.hf == {"torch_empty_cache_steps": 4, "dataloader_pin_memory": True}
     with pytest.raises(UserError, match="unknown flag"):
         build("--torch_empty_cache_steps", "4", command="check")
 

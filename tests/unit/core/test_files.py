@@ -101,3 +101,17 @@ def test_yaml_and_json_configurations(tmp_path: Path) -> None:
     assert files.read_document(tmp_path / "a.yaml") == {"lr": "1e-5"}
     assert files.read_document(tmp_path / "a.json") == {"lr": 1e-5}
     assert files.read_document(tmp_path / "empty.yaml") == {}
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for versions in (True, False):
+        with pytest.raises(UserError, match="cannot make a run folder in"):
+            files.new_run_folder(tmp_path / "file", "any", add_version=versions)
+
+
+def test_the_newest_checkpoint_of_a_run(tmp_path: Path) -> None:
+    assert files.newest_checkpoint(tmp_path) is None
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", "images"):
+        (tmp_path / name).mkdir()
+    assert files.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"

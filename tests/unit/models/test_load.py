@@ -27,6 +27,7 @@ from swiftlike.models.load import (
     quantization,
     read_config,
     skeleton,
+    weight_dtype,
 )
 
 EVERY = (*families.TEXT, *families.VISION)
@@ -173,21 +174,24 @@ def test_soft_capped_attention_of_any_family_is_eager(folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "full", "cards", "wanted"),
+    ("requested", "cards", "wanted"),
     [
-        ("auto", False, "", torch.float32),
-        ("auto", False, "old", torch.float16),
-        ("auto", True, "old", torch.float32),
-        ("auto", True, "new", torch.bfloat16),
-        ("float16", False, "new", torch.float16),
-        ("float16", True, "new", torch.float32),
-        ("bfloat16", True, "", torch.bfloat16),
+        ("auto", "", torch.float32),
+        ("auto", "old", torch.float16),
+        ("auto", "new", torch.bfloat16),
+        ("float16", "new", torch.float16),
+        ("bfloat16", "", torch.bfloat16),
     ],
 )
-def test_dtype(requested: str, full: bool, cards: str, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dtype(requested: str, cards: str, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cards))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: cards == "new")
-    assert choose_dtype(requested, full) == wanted
+    assert choose_dtype(requested) == wanted
+
+
+def test_full_training_keeps_weights_in_float32() -> None:
+    assert weight_dtype(torch.bfloat16, full=True) == torch.float32
+    assert weight_dtype(torch.bfloat16, full=False) == torch.bfloat16
 
 
 def test_quantization() -> None:

@@ -99,6 +99,24 @@ def test_memory_follows_the_flags(folders: Path) -> None:
     assert lora.peak == sum(lora.memory.values())
 
 
+def test_a_second_model_is_counted_beside_lora_too(folders: Path) -> None:
+    alone, beside = planned(folders, "llama"), planned(folders, "llama", "--ref_model", str(folders / "llama"))
+    assert beside.memory["weights"] == 2 * alone.memory["weights"]
+
+
+@pytest.mark.parametrize("flags", [("--adapters",), ("--resume_only_model", "--resume_from_checkpoint")])
+def test_a_continued_adapter_keeps_its_own_shape(flags: tuple[str, ...], folders: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    shape = LoraConfig(r=3, target_modules=["q_proj", "o_proj"])
+    made = get_peft_model(families.model("llama"), shape)
+    made.save_pretrained(tmp_path)
+    run, checkpoint, card, groups = opened(folders, "llama", *flags, str(tmp_path))
+    text = "\n".join(headline(run, checkpoint, card))
+    assert f"LoRA rank 3 on o_proj q_proj, continued from {tmp_path}" in text
+    assert make_plan(run, checkpoint, card, groups).trainable == made.get_nb_trainable_parameters()[0]
+
+
 def test_disk_is_about_what_checkpoints_take(folders: Path) -> None:
     assert planned(folders, "llama", "--save_total_limit", "3").disk == 3 * 12 * planned(folders, "llama").trainable
     full = planned(folders, "llama", "--sft_type", "full", "--save_total_limit", "1")

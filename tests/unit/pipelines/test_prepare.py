@@ -77,7 +77,7 @@ def test_picture_limits_reach_the_adapter(folders: Path) -> None:
         ([], "shared", "computed once"),
         (["--layout", "split"], "split", "--layout"),
         (["--layout", "shared"], "shared", "--layout"),
-        (["--attn_impl", "flash_attention_2"], "split", "flash_attention_2 takes no mask"),
+        (["--attn_impl", "flash_attention_2", "--dry_run"], "split", "flash_attention_2 takes no mask"),
         (["--attn_impl", "eager"], "shared", "computed once"),
     ],
 )
@@ -89,7 +89,7 @@ def test_layout(folders: Path, words: list[str], layout: str, why: str) -> None:
 
 def test_a_layout_that_is_not_possible(folders: Path) -> None:
     with pytest.raises(UserError, match="--layout shared is not possible: flash_attention_2"):
-        opened(folders, "llama", "--layout", "shared", "--attn_impl", "flash_attention_2")
+        opened(folders, "llama", "--layout", "shared", "--attn_impl", "flash_attention_2", "--dry_run")
     found = opened(folders, "llama")
     split_only = dc.replace(found.source, card=dc.replace(found.source.card, layouts=("split",)))
     assert choose_layout("auto", split_only, found.config, "sdpa") == ("split", "llama models cannot take it")

@@ -207,6 +207,13 @@ def test_recomputation(tmp_path: Path, on: bool) -> None:
     assert getattr(made, f"{name}_kwargs")["use_reentrant"] is False
 
 
+def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
+    words = ("--load_best_model_at_end", "--eval_steps", "0.1", "--save_steps", "0.2")  # 2 and 3 of 15 steps
+    with pytest.raises(UserError, match="multiple of the evaluation steps") as caught:
+        arguments(tmp_path, *words, steps=15)
+    assert "\n" not in str(caught.value)
+
+
 def test_half_precision_without_a_card(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has cards")
@@ -253,7 +260,7 @@ def test_deepspeed_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("default-zero2", "zero2"), ("zero3-offload", "zero3_offload")])
 def test_ms_swift_names_of_presets(old: str, new: str) -> None:
-    assert engine(asked("--deepspeed", old)) == {"deepspeed": deepspeed_config(new, 1.0)}
+    assert engine(asked("--deepspeed", old, "--dry_run")) == {"deepspeed": deepspeed_config(new, 1.0)}
 
 
 def test_fsdp() -> None:
