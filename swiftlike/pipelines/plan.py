@@ -64,9 +64,9 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
     else:
         freeze(model, checkpoint.source.card, run.tuner)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    state = 16 if run.tuner.sft_type == "lora" else 3 * BYTES[run.model.torch_dtype]
+    state = 16 if run.tuner.sft_type == "lora" else 12  # gradient and Adam moments in float32; LoRA's weights too
     kept = run.train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
-    saved = trainable * (4 + 8) if run.tuner.sft_type == "lora" else whole * 3 * BYTES[run.model.torch_dtype]
+    saved = (trainable if run.tuner.sft_type == "lora" else whole) * 12  # weights and Adam moments
     return Plan(
         parameters=whole,
         trainable=trainable,
@@ -120,7 +120,8 @@ def _memory(
         run.tuner.sft_type == "full" or run.rlhf.ref_model or run.rlhf.ref_model_type
     )
     copies = 2 if second else 1
-    per_weight = {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
+    full = run.tuner.sft_type == "full"
+    per_weight = 4 if full else {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
     shared = checkpoint.layout == "shared"
     longest = max(((g.shared_length if shared else g.longest * len(g.completions)) for g in groups), default=0)
     tokens = longest * run.train.batch_size

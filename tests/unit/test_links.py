@@ -137,7 +137,9 @@ def test_commands_are_accepted(command: Command, place: Path) -> None:
     for folder in re.findall(r"--(?:resume_from_checkpoint|adapters) (\S+)", str(command)):
         (place / folder).mkdir(parents=True)
         (place / folder / "adapter_config.json").write_text("{}")
-        (place / folder / "args.json").write_text('{"format": 1, "args": {"model_type": "tiny-llama"}}')
+        (place / folder / "args.json").write_text(
+            '{"format": 1, "args": {"model_type": "tiny-llama", "dataset": ["demo"]}}'
+        )
     if "--plugin" in command.words or "--help" in command.words or command.words[0] not in ("sft", "rlhf", "check"):
         last = [] if {"--help", "list", "env"} & {*command.words} else ["--show_config"]
         words = [sys.executable, "-m", "swiftlike", *command.words, *last]  # what a plugin enters would stay here

@@ -92,6 +92,9 @@ def test_memory_follows_the_flags(folders: Path) -> None:
     assert lora.memory["gradients and optimiser"] == 16 * lora.trainable
     half = planned(folders, "llama", "--torch_dtype", "bfloat16")
     assert half.memory["weights"] * 2 == lora.memory["weights"] == 4 * lora.parameters
+    whole = planned(folders, "llama", "--torch_dtype", "bfloat16", "--sft_type", "full")
+    assert whole.memory["weights"] == full.memory["weights"]  # kept in float32, computed in bfloat16
+    assert whole.memory["gradients and optimiser"] == 12 * whole.trainable
     split = planned(folders, "llama", "--layout", "split")
     assert split.memory["activations"] > lora.memory["activations"]
     kept = planned(folders, "llama", "--gradient_checkpointing", "false")
