@@ -53,15 +53,22 @@ def _body(name: str) -> Callable[[typer.Context], None]:
         try:
             code = perform(name, list(context.args))
         except UserError as error:
-            typer.echo(f"swiftlike: {error}", err=True)
+            _report(str(error))
             code = 2
         except KeyboardInterrupt:
-            typer.echo("swiftlike: stopped", err=True)
+            _report("stopped")
             code = 130
         raise typer.Exit(code)
 
     body.__annotations__ = {"context": typer.Context}
     return body
+
+
+def _report(text: str) -> None:
+    from swiftlike.cli.launch import speaks
+
+    if speaks(os.environ):
+        typer.echo(f"swiftlike: {text}", err=True)
 
 
 def _help(command: Command, argv: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""One process or many: NPROC_PER_NODE and its kin start torch.distributed.run."""
+"""One process or many: NPROC_PER_NODE and its kin start torchrun."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SPOKEN = "_SWIFTLIKE_SPOKEN"  # names a file that the first process to report an error makes; set by TORCHRUN
+TORCHRUN = "swiftlike.pipelines.elastic"
 
 
 @dc.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Launch:
     def command(self, argv: Sequence[str]) -> list[str]:
         """The torchrun command that runs `swiftlike argv` in every process."""
         return [
-            *(sys.executable, "-m", "torch.distributed.run"),
+            *(sys.executable, "-m", TORCHRUN),
             *("--nproc_per_node", str(self.processes), "--nnodes", str(self.nodes), "--node_rank", str(self.node)),
             *("--master_addr", self.address, "--master_port", str(self.port)),
             *("-m", "swiftlike", *argv),
@@ -70,6 +73,20 @@ def start(argv: Sequence[str], env: Mapping[str, str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execvp(words[0], words)
+
+
+def speaks(env: Mapping[str, str]) -> bool:
+    """Whether this process reports an error that all of them meet: the first one does. Alone, or under a torchrun
+    that is not ours, each does. Not simply rank 0: it would be stopped before it speaks when another fails sooner."""
+    if not env.get(SPOKEN):
+        return True
+    try:
+        Path(env[SPOKEN]).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True  # the launcher is gone
+    return True
 
 
 def visible_devices(env: Mapping[str, str]) -> list[str]:

@@ -43,13 +43,13 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
     seed = seed if data.dataset_seed is None else data.dataset_seed
     report = Report()
     pictures = Pictures(max_bytes=max_bytes(data))
-    ratio = 0.0 if data.val_dataset else data.dataset_test_ratio
+    ratio = held_out(data)
 
     def converters(items: Sequence[str]) -> list[Converter]:
         return [Converter(source, kind, pictures, data.image_root) for source in sources_of(data, items, hub)]
 
-    parts = [_load(one, ratio, seed) for one in _reported(converters(data.dataset), report, data.columns)]
-    held = [_load(one, 1.0, seed) for one in _reported(converters(data.val_dataset), report, data.columns)]
+    parts = [load_source(one, ratio, seed) for one in _reported(converters(data.dataset), report, data.columns)]
+    held = [load_source(one, 1.0, seed) for one in _reported(converters(data.val_dataset), report, data.columns)]
     if data.on_bad_row == "error":
         refuse_bad_rows(report.problems)
     train = mix([rows for rows, _ in parts], data.interleave_prob, data.stopping_strategy, seed)
@@ -65,6 +65,11 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
     count_duplicates(report, train)
     report.pictures.update(pictures.sizes.values())
     return Loaded(train, val, report)
+
+
+def held_out(data: Any) -> float:
+    """The share of `data.dataset` that is validated on."""
+    return 0.0 if data.val_dataset else data.dataset_test_ratio
 
 
 def max_bytes(data: Any) -> int:
@@ -97,7 +102,8 @@ def refuse_unknown_columns(columns: Mapping[str, str], converters: Sequence[Conv
             raise UserError(f"--columns: no record has a column {name!r}{suggestion(name, seen)}")
 
 
-def _load(converter: Converter, ratio: float, seed: int) -> tuple[list[Row], list[Row]]:
+def load_source(converter: Converter, ratio: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows of one data set to train and to validate on, with the account of them in the converter's report."""
     table = converter.source.table()
     report = converter.report
     report.found = len(table)

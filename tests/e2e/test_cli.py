@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -162,12 +163,33 @@ def test_the_block_would_be_noticed(swiftlike: Installed) -> None:
     assert "snapshot_download" in swiftlike.reached
 
 
-def test_interrupted(swiftlike: Installed) -> None:
+def several(processes: str) -> dict[str, str]:
+    """Environment of that many processes without cards, on a port of this test process's own."""
+    port = str(29600 + os.getpid() % 3000)
+    return {"NPROC_PER_NODE": processes, "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_several_processes_report_an_error_once(swiftlike: Installed, planted: Path) -> None:
+    words = ("rlhf", "--model_type", "tiny-llama", "--dataset", planted, *TRAIN)
+    stopped = swiftlike(*words, **several("2"))
+    assert stopped.code == 2, stopped.err
+    assert stopped.err.count("swiftlike: the data has bad rows") == 1
+    assert "Traceback" not in stopped.err
+    assert "elastic" not in stopped.err
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_interrupted(processes: str, swiftlike: Installed) -> None:
     words = ("rlhf", "--model_type", "tiny-llama", "--dataset", "demo", *TRAIN, "--max_steps", "100000")
     argv = [swiftlike.path, *words, "--save_steps", "1", "--output_dir", "run"]
     # a shell's background jobs ignore Ctrl-C and hand that down: the command must not inherit it from the test runner
     heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    where = {"env": swiftlike.env, "cwd": swiftlike.folder, "stderr": subprocess.PIPE, "text": True}
+    where = {
+        "env": swiftlike.env | several(processes),
+        "cwd": swiftlike.folder,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
     with subprocess.Popen(argv, **where, **heeding) as process:
         deadline = time.monotonic() + 200
         while process.poll() is None and not list(swiftlike.folder.glob("run/*/swiftlike.json")):

@@ -1,11 +1,13 @@
 """Which process runs where."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from swiftlike.cli import launch
 from swiftlike.core.errors import UserError
+from swiftlike.pipelines import elastic
 
 
 def test_one_process_is_not_launched() -> None:
@@ -20,7 +22,7 @@ def test_the_torchrun_command() -> None:
     assert plan is not None
     text = " ".join(plan.command(["rlhf", "--system", "a b"])[1:])
     assert text == (
-        "-m torch.distributed.run --nproc_per_node 2 --nnodes 3 --node_rank 1 --master_addr 10.0.0.1 "
+        "-m swiftlike.pipelines.elastic --nproc_per_node 2 --nnodes 3 --node_rank 1 --master_addr 10.0.0.1 "
         "--master_port 29501 -m swiftlike rlhf --system a b"
     )
 
@@ -60,3 +62,12 @@ def test_start_becomes_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_visible_devices(text: str, names: list[str]) -> None:
     assert launch.visible_devices({"CUDA_VISIBLE_DEVICES": text}) == names
+
+
+def test_one_of_several_processes_speaks(tmp_path: Path) -> None:
+    env = {launch.SPOKEN: str(tmp_path / "spoken"), "RANK": "1"}
+    assert [launch.speaks(env) for _ in range(3)] == [True, False, False]
+    assert launch.speaks({"RANK": "1"})
+    assert launch.speaks({launch.SPOKEN: str(tmp_path / "gone" / "spoken")})
+    assert elastic.SPOKEN == launch.SPOKEN
+    assert elastic.__name__ == launch.TORCHRUN
