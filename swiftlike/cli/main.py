@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from typing import NoReturn
@@ -28,6 +29,22 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def entry() -> NoReturn:
+    """The installed command. Once torch is loaded, the process ends without tearing its native threads down: they have
+    been seen to abort while the interpreter exits (exit code 134 after a finished run)."""
+    code = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    if "torch" in sys.modules:
+        atexit._run_exitfuncs()  # trackers finish their uploads there
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:
