@@ -85,11 +85,16 @@ def test_names_and_expressions() -> None:
     assert targets("llama", lora_target_regex=r".*\.0\..*o_proj") == {"model.layers.0.self_attn.o_proj"}
     mixed = targets("llama", lora_target_modules=["DEFAULT", "down_proj"])
     assert mixed == targets("llama") | {f"model.layers.{i}.mlp.down_proj" for i in (0, 1)}
-    assert targets("llama", lora_target_modules=["lm_head"]) == {"lm_head"}
     dotted = target_names(
         families.model("llama"), families.card("llama"), TunerArgs(lora_target_modules=["mlp.up_proj"])
     )
     assert not re.fullmatch(dotted, "model.layers.0.mlpxup_proj")
+
+
+@pytest.mark.parametrize("options", [{"lora_target_modules": ["lm_head"]}, {"lora_target_regex": ".*head"}])
+def test_the_head_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--modules_to_save lm_head"):
+        targets("llama", **options)
 
 
 @pytest.mark.parametrize("options", [{"lora_target_modules": ["qq_proj"]}, {"lora_target_regex": "q_proj"}])
