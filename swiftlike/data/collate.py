@@ -22,6 +22,7 @@ from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
 
 PAD = -1  # segment of padding; 0 is the prompt, k + 1 completion k
+ADVERSARIAL = "apo"  # the mark of groups that set a golden answer against samples
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -70,8 +71,13 @@ class Collator:
     | predict, targets, slots | [N] | flat position r * T + t, id it predicts, slot of the log-probability |
     | tokens, present | [B, K] | counted tokens, which completions exist |
     | prompt_predict, prompt_targets, prompt_rows | [M] | prompt tokens, only with `prompt_nll` |
+    | pool_at, pool_slots | [P] | instead of predict, targets, slots with `pooling`: flat positions whose hidden states
+    a reward is read from, and the slot of each |
     | keys | B lists of K | what a sequence's reference log-probability is stored under, only with `keys` |
-    | scores [B, K]; label, margin, real [B] | | what the data says |
+    | scores [B, K]; label, margin, adversarial, real [B] | | what the data says |
+
+    `pooling` of reward models: "eos" the last token, "last" the one before the end token (an id of `ends`), "mean" and
+    "max" all tokens of prompt and completion.
     """
 
     pad_id: int
@@ -81,6 +87,8 @@ class Collator:
     prompt_nll: bool = False
     keys: bool = False
     stand_in: StandIn | None = None
+    pooling: str | None = None
+    ends: frozenset[int] = frozenset()
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """One batch."""
@@ -92,7 +100,7 @@ class Collator:
         length += self.stand_in.tokens if self.stand_in and not pixels else 0
         batch = self._tokens(lines, length)
         batch["position_ids"] = self._positions(items, lines, length)
-        batch |= self._targets(lines, length)
+        batch |= self._pools(lines, length) if self.pooling else self._targets(lines, length)
         batch |= self._facts(items, size)
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
@@ -153,6 +161,26 @@ class Collator:
             "slots": torch.from_numpy(np.concatenate(slots).astype(np.int64)),
         }
 
+    def _pools(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
+        places, slots = [], []
+        for r, line in enumerate(lines):
+            prompt = len(line.spans[0].ids)
+            start = prompt
+            for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
+                own = np.arange(start, start + len(span.ids))
+                start += len(span.ids)
+                if self.pooling in ("mean", "max"):
+                    found = np.concatenate([np.arange(prompt), own])
+                else:
+                    before = self.pooling == "last" and len(own) > 0 and int(span.ids[-1]) in self.ends
+                    found = np.concatenate([[prompt - 1], own])[-2 if before else -1 :][:1]
+                places.append(r * length + found)
+                slots.append(np.full(len(found), slot))
+        return {
+            "pool_at": torch.from_numpy(np.concatenate(places).astype(np.int64)),
+            "pool_slots": torch.from_numpy(np.concatenate(slots).astype(np.int64)),
+        }
+
     def _prompts(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
         """Text tokens of each group's prompt, the first one apart: nothing predicts it."""
         predict, targets, rows, seen = [], [], [], set()
@@ -183,6 +211,8 @@ class Collator:
             facts["scores"] = torch.tensor([[*g.scores, *[0.0] * (size - len(g.scores))] for g in groups])
         if groups[0].label is not None:
             facts["label"] = torch.tensor([bool(g.label) for g in groups])
+        if any(g.mark for g in groups):
+            facts["adversarial"] = torch.tensor([g.mark == ADVERSARIAL for g in groups])
         if any(g.margin is not None for g in groups):
             facts["margin"] = torch.tensor([g.margin or 0.0 for g in groups])
         return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Encoded:
     scores: tuple[float, ...] = ()
     label: bool | None = None
     margin: float | None = None
+    mark: str = ""
+    prompt_id: str = ""
     origin: str = ""
 
     @property
@@ -65,7 +67,8 @@ class Encoder:
 
     `max_length` bounds every sequence with its picture tokens; None is ms-swift's 2048 tokens of text with pictures on
     top. `truncation` is "left" (prompt text), "right" (completion), or "delete": longer rows are bad rows.
-    `every` counts all assistant turns (SFT). Picture files above `max_bytes` are refused.
+    `every` counts all assistant turns (SFT). Picture files above `max_bytes` are refused. `refuse` and `scaled` are the
+    objective's word on a row's scores.
     """
 
     template: Template
@@ -74,9 +77,13 @@ class Encoder:
     truncation: str = "delete"
     every: bool = False
     max_bytes: int = MAX_BYTES
+    refuse: Callable[[Sequence[float], int], tuple[str, str] | None] = lambda scores, size: None
+    scaled: Callable[[Sequence[float]], Sequence[float]] = lambda scores: scores
 
     def __call__(self, row: Row) -> Encoded:
         """One row. K sequences are built, then split at what they share."""
+        if reason := self.refuse(row.scores, row.size):
+            raise BadRow(*reason)
         pictures = _Pictures(self.adapter, self.max_bytes)
         sequences = [self._sequence(row, k, pictures) for k in range(row.size)]
         shared = _shared_prefix(sequences)
@@ -87,9 +94,11 @@ class Encoder:
             completions=tuple(_span(one, shared, len(one.ids)) for one in sequences),
             images=pictures.images,
             grids=tuple(grid for grid in pictures.grids if grid is not None),
-            scores=row.scores,
+            scores=tuple(self.scaled(row.scores)),
             label=row.label,
             margin=row.margin,
+            mark=row.mark,
+            prompt_id=row.prompt_id,
             origin=row.origin,
         )
 

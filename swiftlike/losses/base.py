@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,22 @@ class LabelledLogps:
 
 
 @dc.dataclass(frozen=True)
+class GroupRewards:
+    """Scalar rewards of K completions of each of B prompts, from a reward model. Tensors are [B, K] unless said.
+
+    Pairs are chosen, rejected. `present` is False where a prompt has fewer than K completions, `scores` is what the
+    data says of each. `margin` and `adversarial` are [B]: the wanted difference, and whether the group sets a golden
+    answer against samples of a policy (APO).
+    """
+
+    rewards: Tensor
+    present: Tensor
+    scores: Tensor | None = None
+    margin: Tensor | None = None
+    adversarial: Tensor | None = None
+
+
+@dc.dataclass(frozen=True)
 class Nll:
     """A negative log-likelihood normalised by the tokens of the whole optimiser step, not of one micro-batch.
 
@@ -67,33 +83,66 @@ class Nll:
 
 @dc.dataclass(frozen=True)
 class Loss:
-    """`rows` [B] are not averaged yet. The batch loss is `rows.mean() + nll.weight * nll.total / nll.tokens`.
+    """`rows` are not averaged yet: their sum is divided by `count` units (default: one for each entry).
 
-    `rewards` are detached, shaped as the record ([B, K] or [B]). `metrics` values are detached scalars or [B].
+    `rewards` are detached, shaped as the record ([B, K] or [B]). `metrics` values are detached, averaged over their
+    entries; those called min_* and max_* are extremes.
     """
 
     rows: Tensor
     rewards: Tensor
     nll: Nll | None = None
-    state: Any = None
+    count: Tensor | None = None
     metrics: dict[str, Tensor] = dc.field(default_factory=dict)
+
+    @property
+    def units(self) -> Tensor:
+        """What the sum of `rows` is divided by, a scalar."""
+        return self.rows.new_tensor(float(self.rows.numel())) if self.count is None else self.count.to(self.rows.dtype)
 
     @property
     def value(self) -> Tensor:
         """The loss of this batch on its own."""
-        mean = self.rows.mean()
+        mean = self.rows.sum() / self.units.clamp(min=1)
         return mean if self.nll is None else mean + self.nll.weight * self.nll.total / self.nll.tokens
+
+
+class Ranks(Protocol):
+    """The processes of a run, for objectives that look at the whole batch of all of them."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[B] of this rank's rows to [N] of all ranks' rows, in the order one process would have them."""
+        ...
+
+    def share(self, values: Tensor) -> Tensor:
+        """What rank 0 has, on every rank: [N] for all rows."""
+        ...
+
+    def own(self, values: Tensor) -> Tensor:
+        """This rank's [B] of an [N] for all rows."""
+        ...
 
 
 @dc.dataclass(frozen=True, kw_only=True)
 class LossCard:
-    """An objective. `fn` is `(record, args) -> Loss`, or `(record, args, state) -> Loss` when `start` is given.
+    """An objective. `fn` is `(record, args) -> Loss`.
 
-    `record` says what it reads: "group" (GroupLogps), "labelled" (LabelledLogps), "rewards". `data` says what rows it
-    needs: "completion", "pair", "labelled" or "ranked". `words` describes the loss of given arguments for the start-up
-    line. `needs_reference(args)` decides whether a reference is loaded at all. `nll_tokens(tokens [B, K], prompt_tokens
-    [B] or None, args)` counts the tokens of `Loss.nll` before the forward pass, for the whole optimiser step.
-    `advice(labels of all rows, args)` may warn about the data before training.
+    `record` says what it reads: "group" (GroupLogps), "labelled" (LabelledLogps), "rewards" (GroupRewards). `data` says
+    what rows it needs: "completion", "pair", "labelled" or "ranked". `words` describes the loss of given arguments for
+    the start-up line. `needs_reference(args)` decides whether a reference is loaded at all, `temperature(args)` divides
+    the logits of both.
+
+    A step's loss is `sum of rows / units + NLL`: `units(scores [B, K] or None, present [B, K], args)` counts the units
+    of a micro-batch before its forward pass, `kept(units, args)` how many of a micro-batch's units over all ranks the
+    loss keeps, `nll_tokens(tokens [B, K], prompt_tokens [B] or None, args)` the tokens of `Loss.nll`.
+
+    Objectives with running statistics have `start()`, their first state, and `collect(record, args, state, ranks) ->
+    (shared, state)`, called once for each training micro-batch; `fn` is then `(record, args, shared)`, with shared None
+    in evaluation.
+
+    Before training: `refuse(scores, size, args)` gives (reason, detail) of a row that cannot be used, `scaled(scores)`
+    what the objective sees of its scores, `derive(rows, args)` values of arguments that the data decide, and
+    `advice(rows, args)` may warn; rows have `.label`, `.scores`, `.mark`, `.prompt_id`.
     """
 
     name: str
@@ -106,10 +155,22 @@ class LossCard:
     record: str = "group"
     needs_reference: Callable[[Any], bool] = lambda args: False
     needs_prompt_nll: Callable[[Any], bool] = lambda args: False
+    temperature: Callable[[Any], float] = lambda args: 1.0
+    units: Callable[[Any, Any, Any], Any] = lambda scores, present, args: present.shape[0]
+    kept: Callable[[int, Any], int] | None = None
     nll_tokens: Callable[[Any, Any, Any], Any] = lambda tokens, prompt_tokens, args: tokens[:, 0].sum()
-    advice: Callable[[Any, Any], str | None] = lambda labels, args: None
-    start: Callable[[], Any] | None = None
+    start: Callable[[Any], Any] | None = None
+    collect: Callable[[Any, Any, Any, Ranks], tuple[Any, Any]] | None = None
+    refuse: Callable[[Sequence[float], int, Any], tuple[str, str] | None] = lambda scores, size, args: None
+    scaled: Callable[[Sequence[float]], Sequence[float]] = lambda scores: scores
+    derive: Callable[[Sequence[Any], Any], dict[str, Any]] = lambda rows, args: {}
+    advice: Callable[[Sequence[Any], Any], str | None] = lambda rows, args: None
     dropout: bool = False  # preference losses compare two log-probabilities: dropout is turned off
+    # for people who choose: the formula, when to take it, where defaults come from, what the original gets wrong
+    formula: str = ""
+    when: str = ""
+    defaults: str = ""
+    differs: tuple[str, ...] = ()
 
 
 def log_sigmoid(x: Tensor) -> Tensor:

@@ -66,6 +66,6 @@ CARD = LossCard(
     summary="Kahneman-Tversky optimisation: answers marked good or bad, no pairs",
     words=words,
     record="labelled",
-    advice=lambda labels, args: weight_advice(sum(labels), len(labels) - sum(labels), args),
+    advice=lambda rows, args: weight_advice(sum(row.label for row in rows), sum(not row.label for row in rows), args),
     needs_reference=lambda args: True,
 )

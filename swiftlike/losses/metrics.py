@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from swiftlike.losses.base import GroupLogps, LabelledLogps, Loss
+from swiftlike.losses.base import GroupLogps, GroupRewards, LabelledLogps, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     Sums = dict[str, tuple[Tensor, Tensor]]
 
 
-def preference_metrics(record: GroupLogps | LabelledLogps, loss: Loss) -> Sums:
+EXTREMES = ("min_", "max_")  # metrics of these names are the lowest and the highest value, not the mean
+
+
+def preference_metrics(record: GroupLogps | LabelledLogps | GroupRewards, loss: Loss) -> Sums:
     """Name to (sum, count), two detached scalars each. The names depend on the objective alone, not on the batch.
 
     `rewards/*` come from `loss.rewards`; `logps/*` are sums over tokens unless the objective reports its own under
     that name; `nll_loss` is there when the loss has the term. Labelled rows count only in their own class, and
-    `rewards/margins` of them is a difference of two averages: `with_margins` adds it. One completion has no preference.
+    `rewards/margins` of them is a difference of two averages: `with_margins` adds it. One completion has no preference,
+    and what a reward model reports is its objective's to say.
     """
-    sums = _by_class(record, loss) if isinstance(record, LabelledLogps) else _by_column(record, loss)
-    sums |= {name: _total(value) for name, value in loss.metrics.items()}
+    sums = {}
+    if isinstance(record, LabelledLogps):
+        sums = _by_class(record, loss)
+    elif isinstance(record, GroupLogps):
+        sums = _by_column(record, loss)
+    sums |= {
+        name: _extreme(name, value) if name.startswith(EXTREMES) else _total(value)
+        for name, value in loss.metrics.items()
+    }
     if loss.nll is not None:
         sums["nll_loss"] = loss.nll.total.detach(), loss.nll.tokens
     return sums
@@ -60,6 +71,12 @@ def _by_class(record: LabelledLogps, loss: Loss) -> Sums:
         for kind, values in (("rewards", loss.rewards), ("logps", record.policy))
         for name, rows in (("chosen", good), ("rejected", ~good))
     }
+
+
+def _extreme(name: str, value: Tensor) -> tuple[Tensor, Tensor]:
+    if not value.numel():
+        return value.new_zeros(()), value.new_zeros(())
+    return (value.min() if name.startswith("min_") else value.max()).detach(), value.new_ones(())
 
 
 def _total(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,16 +23,19 @@ class _Head(NamedTuple):
     chunk: int
     cap: float | None
     scale: float
+    temperature: float = 1.0
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         logits = nn.functional.linear(hidden, weight, bias)
         logits = logits.double() if logits.dtype == torch.float64 else logits.float()
         logits = logits if self.scale == 1 else logits * self.scale
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+        logits = logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def slope(self, logits: Tensor) -> Tensor | float:
         """d logits / d the head's output."""
-        return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap).square())
+        scale = self.scale / self.temperature
+        return scale if self.cap is None else scale * (1 - (logits * self.temperature / self.cap).square())
 
 
 class _Trained(torch.autograd.Function):
@@ -124,15 +127,17 @@ def token_logps(  # noqa: PLR0913 - what a head is, by keyword
     chunk: int = 256,
     cap: float | None = None,
     scale: float = 1.0,
+    temperature: float = 1.0,
 ) -> Scores:
-    """Log-probabilities of `targets` [N] under `softmax(cap * tanh(scale * (hidden @ weight.T + bias) / cap))`.
+    """Log-probabilities of `targets` [N] under `softmax(z / temperature)`, where
+    `z = cap * tanh(scale * (hidden @ weight.T + bias) / cap)`.
 
     `hidden` [N, H], `weight` [V, H]. Memory beyond the inputs is `chunk` rows of logits. Log-softmax runs in float32
     (float64 for float64 inputs).
     """
     compute = _compute_dtype(hidden, weight)
     hidden, weight = hidden.to(compute), weight.to(compute)
-    head = _Head(chunk, cap, scale)
+    head = _Head(chunk, cap, scale, temperature)
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     if not torch.is_grad_enabled() or not (hidden.requires_grad or trained):
         with torch.no_grad():
@@ -160,8 +165,9 @@ def _forward_only(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
 # -- the model's side ---------------------------------------------------------------------------------------------
 
 
-def add_scoring(model: nn.Module, chunk: int = 256) -> None:
-    """Teach a causal or image-text model to score tokens: `model(**batch, targets=...)` gives Scores.
+def add_scoring(model: nn.Module, chunk: int = 256, temperature: float = 1.0) -> None:
+    """Teach a causal or image-text model to score tokens: `model(**batch, targets=...)` gives Scores, of log-softmax
+    over logits divided by `temperature`.
 
     Without `targets` its forward is what it was, so generation and everything else stays. The two replaced methods
     belong to this instance only; wrapping engines (PEFT, DDP, FSDP, DeepSpeed) call through them.
@@ -174,9 +180,9 @@ def add_scoring(model: nn.Module, chunk: int = 256) -> None:
     def head_forward(self: nn.Module, hidden: Tensor, targets: Tensor | None = None) -> Any:
         if targets is None:
             return type(self).forward(self, hidden)  # not the bound method: PEFT copies heads that it trains whole
-        return token_logps(
-            hidden, self.weight, targets, bias=getattr(self, "bias", None), chunk=chunk, cap=cap, scale=scale
-        )
+        bias = getattr(self, "bias", None)
+        settings = {"chunk": chunk, "cap": cap, "scale": scale, "temperature": temperature}
+        return token_logps(hidden, self.weight, targets, bias=bias, **settings)
 
     def forward(self: nn.Module, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
         if targets is None:
@@ -206,21 +212,33 @@ def score(  # noqa: PLR0913 - the tensors of a batch, by name
     **vision: Tensor,
 ) -> Scores:
     """One forward pass of the trunk, then the head at the predicting positions only."""
+    hidden = hidden_states(model, input_ids, position_ids, segments, attention_mask, **vision)
+    return model.get_output_embeddings()(hidden[predict], targets)
+
+
+def hidden_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    segments: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **vision: Tensor,
+) -> Tensor:
+    """Last hidden states of the trunk, flat [R * T, H], for either layout."""
     trunk = getattr(model, model.base_model_prefix, None) or model.model  # Llama 4's prefix names no attribute
     if segments is not None:
         logical = position_ids if position_ids.ndim == 2 else position_ids[0]
         attention_mask = group_mask(model.config, segments, logical, model.dtype)
-    hidden = trunk(
+    return trunk(
         input_ids=input_ids,
         attention_mask=attention_mask,
         position_ids=position_ids,
         use_cache=False,
         **vision,
-    ).last_hidden_state
-    return model.get_output_embeddings()(hidden.flatten(0, 1)[predict], targets)
+    ).last_hidden_state.flatten(0, 1)
 
 
-NOT_MODEL = ("slots", "tokens", "present", "real", "scores", "label", "margin", "keys")
+NOT_MODEL = ("slots", "tokens", "present", "real", "scores", "label", "margin", "adversarial", "keys")
 PROMPT = ("prompt_predict", "prompt_targets", "prompt_rows")
 
 

@@ -27,7 +27,7 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     model = load_model(source, **_keywords(run, checkpoint))
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
         _same_tiles(model.config, checkpoint.config)
-    add_scoring(model, run.train.logprob_chunk)
+    add_scoring(model, run.train.logprob_chunk, card.temperature(run.loss))
     if run.tuner.sft_type == "full":
         freeze(model, source.card, run.tuner)
     else:
@@ -71,7 +71,7 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
     folders = [folder, *adapters]
     other = run.rlhf.ref_model or run.rlhf.ref_model_type or run.tuner.sft_type == "full"
     if other or (not adapters and changes_base(run.tuner)):
-        inner, copied = _second_model(run, checkpoint)
+        inner, copied = _second_model(run, checkpoint, card)
         folders = [copied]
     else:
         inner = OtherAdapter() if adapters else AdapterOff()
@@ -82,6 +82,7 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
         "full": run.tuner.sft_type == "full",
         **{"dtype": run.model.torch_dtype, "attention": checkpoint.attention, "bits": run.model.quant_bits},
         **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
+        "temperature": card.temperature(run.loss),
     }
     return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
 
@@ -93,7 +94,7 @@ def changes_base(tuner: Any) -> bool:
     return not plain or tuner.lora_bias != "none"
 
 
-def _second_model(run: Run, checkpoint: Checkpoint) -> tuple[Reference, Path]:
+def _second_model(run: Run, checkpoint: Checkpoint, card: LossCard) -> tuple[Reference, Path]:
     """A frozen copy of `--ref_model`, or of the model that training starts from, and its folder."""
     model, rlhf = run.model, run.rlhf
     if rlhf.ref_model or rlhf.ref_model_type:
@@ -101,7 +102,7 @@ def _second_model(run: Run, checkpoint: Checkpoint) -> tuple[Reference, Path]:
         model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
     source = locate(model)
     copy = load_model(source, **_keywords(run, checkpoint))
-    add_scoring(copy, run.train.logprob_chunk)
+    add_scoring(copy, run.train.logprob_chunk, card.temperature(run.loss))
     no_dropout(copy)
     return FrozenCopy(_on_device(copy)), source.folder
 

@@ -73,9 +73,12 @@ class CheckpointTrainer(GroupTrainer):
             folder = Path(resume_from_checkpoint)
             check_digest(folder, self.digest)
             path = folder / f"objective_{self.args.process_index}.pt"
-            if path.is_file():
+            first = folder / "objective_0.pt"  # of a run with fewer ranks: what the objective knows is the same on all
+            if first.is_file():
                 # our own file of plain numbers and the loss's own state class
-                self._restored = torch.load(path, map_location="cpu", weights_only=False)
+                self._restored = torch.load(path if path.is_file() else first, map_location="cpu", weights_only=False)
+            if not path.is_file() and self._restored is not None:
+                self._restored |= {"seen": self.seen, "tally": {}}
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
 
     def restore(self) -> None:

@@ -1,4 +1,4 @@
-"""One trainer for every objective over log-probabilities: SFT, pairs, groups, labelled answers."""
+"""One trainer for every objective: SFT, pairs, groups, labelled answers, reward models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from swiftlike.losses.base import Loss, LossCard
 from swiftlike.losses.metrics import preference_metrics
 from swiftlike.models.logps import group_logps, model_inputs
 from swiftlike.models.reference import Reference
-from swiftlike.trainers.records import RECORDS, Tally, only
+from swiftlike.models.reward_head import group_rewards, reward_inputs
+from swiftlike.trainers.records import RECORDS, AllRanks, Tally, only, rewards_record
 
 
 class GroupTrainer(Trainer):
@@ -44,7 +45,7 @@ class GroupTrainer(Trainer):
         super().__init__(*args, **keywords)
         self.card, self.loss_args, self.reference = card, loss_args, reference
         self.learning_rates, self.shuffle = learning_rates or {}, shuffle
-        self.state_of_loss = card.start() if card.start else None
+        self.state_of_loss = card.start(loss_args) if card.start else None
         self.tally = Tally()
         self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
         self.model_accepts_loss_kwargs = True
@@ -55,38 +56,51 @@ class GroupTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This micro-batch's share of the step's loss, times the ranks that will average it."""
-        record, loss = self.objective(model, inputs)
+        record, loss = self.objective(model, inputs, training=True)
         if loss is None:
-            return 0.0 * record.policy.sum()
-        self.state_of_loss = loss.state
+            return 0.0 * self._scored.sum()
         self.tally.add(self.metrics(record, loss))
-        rows, tokens = num_items_in_batch if num_items_in_batch is not None else self.count([inputs])
-        value = loss.rows.sum() / rows
+        units, tokens = num_items_in_batch if num_items_in_batch is not None else self.count([inputs])
+        value = loss.rows.sum() / units
         if loss.nll is not None:
             value = value + loss.nll.weight * loss.nll.total / tokens
         value = value * self.accelerator.num_processes
         return (value, {}) if return_outputs else value
 
-    def objective(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, Loss | None]:
-        """Forward, reference and objective of one micro-batch. No Loss when all its rows are filler."""
+    def objective(self, model: nn.Module, inputs: dict[str, Any], training: bool) -> tuple[Any, Loss | None]:
+        """Forward, reference and objective of one micro-batch. No Loss when all its rows are filler.
+
+        Running statistics of an objective move in training only.
+        """
+        record = only(self._record(model, inputs), inputs["real"])
+        shared: tuple[Any, ...] = ()
+        if self.card.collect is not None:
+            shared = (None,)
+            if training:  # all ranks take part, also those with nothing but filler
+                ranks = AllRanks(self.accelerator, inputs["real"])
+                one, self.state_of_loss = self.card.collect(record, self.loss_args, self.state_of_loss, ranks)
+                shared = (one,)
+        if not bool(inputs["real"].any()):
+            return record, None
+        return record, self.card.fn(record, self.loss_args, *shared)
+
+    def _record(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        if self.card.record == "rewards":
+            self._logits, self._scored = None, group_rewards(model(**reward_inputs(inputs)), inputs)
+            return rewards_record(self._scored, inputs)
         logps = group_logps(model(**model_inputs(inputs)), inputs)
         reference = None
         if self.reference is not None:
             with self.accelerator.autocast():
                 reference = self.reference(self.accelerator.unwrap_model(model), inputs)
-        record = RECORDS[self.card.record](logps, reference, inputs, self._mean_over_ranks)
-        self._logits = (logps["logits"], inputs["present"] & inputs["real"][:, None])
-        if not bool(inputs["real"].any()):
-            return record, None
-        record = only(record, inputs["real"])
-        state = (self.state_of_loss,) if self.card.start else ()
-        return record, self.card.fn(record, self.loss_args, *state)
+        self._logits, self._scored = (logps["logits"], inputs["present"] & inputs["real"][:, None]), logps["policy"]
+        return RECORDS[self.card.record](logps, reference, inputs, self._mean_over_ranks)
 
     def metrics(self, record: Any, loss: Loss) -> dict[str, tuple[Tensor, Tensor]]:
         """(sum, count) of everything that is logged about a micro-batch."""
         values = preference_metrics(record, loss)
-        logits, present = self._logits
-        if self.card.data == "pair":
+        if self.card.data == "pair" and self._logits is not None:
+            logits, present = self._logits
             for column, name in enumerate(("logits/chosen", "logits/rejected")):
                 values[name] = (logits[present[:, column], column].sum(), present[:, column].sum())
         return values
@@ -112,17 +126,20 @@ class GroupTrainer(Trainer):
         return batches, self.count(batches)
 
     def count(self, batches: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Rows and NLL tokens of these batches over all ranks."""
-        counts = torch.zeros(2, dtype=torch.long, device=self.args.device)
-        for batch in batches:
-            real = batch["real"]
+        """Units of the loss and NLL tokens of these batches over all ranks."""
+        size = max(len(batches), self.args.gradient_accumulation_steps)  # the same on every rank
+        counts = torch.zeros(size, 2, dtype=torch.long, device=self.args.device)
+        for row, batch in zip(counts, batches, strict=False):
+            real, scores = batch["real"], batch.get("scores")
             prompt = batch.get("prompt_rows")
             prompts = None if prompt is None else torch.bincount(prompt, minlength=len(real))[real]
-            tokens = self.card.nll_tokens(batch["tokens"][real], prompts, self.loss_args)
-            counts += torch.stack([real.sum(), torch.as_tensor(tokens, device=real.device)]).to(counts.device)
+            row[0] = self.card.units(None if scores is None else scores[real], batch["present"][real], self.loss_args)
+            row[1] = self.card.nll_tokens(batch["tokens"][real], prompts, self.loss_args)
             self._saw(batch)
-        rows, tokens = self.accelerator.reduce(counts, reduction="sum")
-        return rows, tokens.clamp(min=1)
+        units, tokens = self.accelerator.reduce(counts, reduction="sum").unbind(1)
+        if self.card.kept is not None:
+            units = units.new_tensor([self.card.kept(n, self.loss_args) if n else 0 for n in units.tolist()])
+        return units.sum().clamp(min=1), tokens.sum().clamp(min=1)
 
     def _saw(self, batch: dict[str, Any]) -> None:
         used = batch["segments"] >= 0 if "segments" in batch else batch["attention_mask"] > 0
@@ -179,19 +196,18 @@ class GroupTrainer(Trainer):
         model = self.model_wrapped if self.is_in_train else self._wrap_model(self.model, training=False)
         if not self.accelerator._models:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
-        was_training, tally, before = model.training, Tally(), self.state_of_loss
+        was_training, tally = model.training, Tally()
         model.eval()
         for inputs in dataloader:
             with torch.no_grad():
-                record, loss = self.objective(model, self._prepare_inputs(inputs))
+                record, loss = self.objective(model, self._prepare_inputs(inputs), training=False)
             if loss is None:
                 continue
             values = self.metrics(record, loss)
-            values["rows"] = (loss.rows.sum(), torch.tensor(len(loss.rows), device=loss.rows.device))
+            values["rows"] = (loss.rows.sum(), loss.units)
             if loss.nll is not None:
                 values["weight"] = values["rows"][0].new_tensor([loss.nll.weight, 1.0]).unbind()
             tally.add(values)
-        self.state_of_loss = before
         model.train(was_training)
         means = self._means(tally)
         value = means.pop("rows", float("nan")) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
@@ -212,4 +228,4 @@ class GroupTrainer(Trainer):
     def _means(self, tally: Tally) -> dict[str, float]:
         """Over all ranks. One that had nothing but filler has no metrics, and still takes part."""
         names = sorted(set(gather_object(list(tally.sums))))
-        return tally.means(names, self.args.device, lambda table: self.accelerator.reduce(table, reduction="sum"))
+        return tally.means(names, self.args.device, self.accelerator.gather)

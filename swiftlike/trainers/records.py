@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor
 
-from swiftlike.losses.base import GroupLogps, LabelledLogps
-from swiftlike.losses.metrics import with_margins
+from swiftlike.losses.base import GroupLogps, GroupRewards, LabelledLogps
+from swiftlike.losses.metrics import EXTREMES, with_margins
 
 Mean = Callable[[Tensor], Tensor]  # mean of a [B] tensor over all ranks
 
@@ -45,6 +46,17 @@ def labelled_record(
     )
 
 
+def rewards_record(rewards: Tensor, batch: dict[str, Any]) -> GroupRewards:
+    """What a reward model said of K completions of a prompt."""
+    return GroupRewards(
+        rewards=rewards,
+        present=batch["present"],
+        scores=batch.get("scores"),
+        margin=batch.get("margin"),
+        adversarial=batch.get("adversarial"),
+    )
+
+
 RECORDS: dict[str, Callable[..., Any]] = {"group": group_record, "labelled": labelled_record}
 
 
@@ -59,8 +71,35 @@ def only(record: Any, real: Tensor) -> Any:
     return type(record)(**kept)
 
 
+class AllRanks:
+    """`losses.base.Ranks` over the processes of a run. `real` [B] marks this rank's rows that are no filler."""
+
+    def __init__(self, accelerator: Any, real: Tensor) -> None:
+        self.accelerator, self.real = accelerator, real
+        self.before = 0  # rows of lower ranks
+
+    def gather(self, values: Tensor) -> Tensor:
+        """[B] of this rank's rows to [N] of all ranks' rows."""
+        table = torch.zeros(len(self.real), 2, dtype=torch.double, device=values.device)
+        table[self.real] = torch.stack([values.detach().double(), torch.ones_like(values, dtype=torch.double)], dim=1)
+        everyone = self.accelerator.gather(self.accelerator.pad_across_processes(table, dim=0))
+        whose = torch.arange(len(everyone), device=values.device) // (len(everyone) // self.accelerator.num_processes)
+        counts = everyone[:, 1] > 0
+        self.before = int((counts & (whose < self.accelerator.process_index)).sum())
+        return everyone[counts, 0].to(values.dtype)
+
+    def share(self, values: Tensor) -> Tensor:
+        """What rank 0 has, on every rank."""
+        return broadcast(values.contiguous())
+
+    def own(self, values: Tensor) -> Tensor:
+        """This rank's [B] of an [N] for all rows, in the order of `gather`."""
+        return values[self.before : self.before + int(self.real.sum())]
+
+
 class Tally:
-    """Sums and counts per metric, on the device until they are asked for."""
+    """Sums and counts per metric, on the device until they are asked for. Metrics called min_* and max_* are extremes
+    instead of means."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -69,18 +108,31 @@ class Tally:
         """Add (sum, count) pairs."""
         for name, (total, count) in values.items():
             pair = torch.stack([total.detach().double(), count.detach().double()])
-            self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+            self.sums[name] = _joined(name, torch.stack([self.sums[name], pair])) if name in self.sums else pair
 
-    def means(self, names: Sequence[str], device: Any, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean per metric over all ranks: `names` are those that any of them has, `reduce` sums a tensor on `device`
-        over them. Metrics that nothing counted are left out."""
+    def means(self, names: Sequence[str], device: Any, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Mean per metric over all ranks: `names` are those that any of them has, `gather` stacks a tensor on `device`
+        of all ranks along the first dimension. Metrics that nothing counted are left out."""
         if not names:
             return {}
         nothing = torch.zeros(2, dtype=torch.double)
-        table = reduce(torch.stack([self.sums.get(name, nothing).to(device) for name in names]))
-        pairs = zip(names, table.tolist(), strict=True)
-        return with_margins({name: total / count for name, (total, count) in pairs if count})
+        own = torch.stack([self.sums.get(name, nothing).to(device) for name in names])
+        table = gather(own[None]).cpu()
+        pairs = {name: _joined(name, table[:, i]).tolist() for i, name in enumerate(names)}
+        return with_margins({name: total / count for name, (total, count) in pairs.items() if count})
 
     def clear(self) -> None:
         """Forget everything."""
         self.sums = {}
+
+
+def _joined(name: str, pairs: Tensor) -> Tensor:
+    """[N, 2] of (sum, count) to one: added, or for extremes the lowest or highest of those that have one."""
+    if not name.startswith(EXTREMES):
+        return pairs.sum(0)
+    having = pairs[pairs[:, 1] > 0]
+    if not len(having):
+        return pairs[0]
+    values = having[:, 0] / having[:, 1]
+    value = values.min() if name.startswith("min_") else values.max()
+    return torch.stack([value, torch.ones_like(value)])

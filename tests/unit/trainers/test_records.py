@@ -114,8 +114,23 @@ def test_means_over_ranks() -> None:
     tables = []
     names = ["a", "b"]
     idle.means(names, "cpu", lambda table: tables.append(table) or table)
-    assert tables[0].tolist() == [[0, 0], [0, 0]]
-    assert busy.means(names, "cpu", lambda table: table + torch.tensor([[4.0, 2.0], [0, 0]])) == {"a": 2.0, "b": 1.0}
+    assert tables[0].tolist() == [[[0, 0], [0, 0]]]
+    other = torch.tensor([[[4.0, 2.0], [0, 0]]])
+    assert busy.means(names, "cpu", lambda table: torch.cat([table, other])) == {"a": 2.0, "b": 1.0}
+
+
+def test_extremes_are_not_averaged() -> None:
+    """The lowest and highest over micro-batches and ranks; a rank without one does not count as zero."""
+    tally = Tally()
+    tally.add({"min_reward": pair(-1.0, 1), "max_reward": pair(-0.5, 1)})
+    tally.add({"min_reward": pair(-3.0, 1), "max_reward": pair(-2.0, 1)})
+    assert alone(tally) == {"min_reward": -3.0, "max_reward": -0.5}
+    names, idle = sorted(tally.sums), torch.zeros(1, 2, 2, dtype=torch.double)
+    other = torch.tensor([[[-0.25, 1.0], [-4.0, 1.0]]], dtype=torch.double)  # max, min
+    assert tally.means(names, "cpu", lambda table: torch.cat([table, idle, other])) == {
+        "min_reward": -4.0,
+        "max_reward": -0.25,
+    }
 
 
 def test_margins_of_classes() -> None:
