@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.args import hf
+from swiftlike.args.data import KEPT_PROMPT
 from swiftlike.args.rlhf import reference_problems
 from swiftlike.core.errors import suggestion
 from swiftlike.core.files import RECORDS, newest_checkpoint
@@ -49,6 +50,24 @@ def data(run: Run) -> list[str]:
         problems.append(f"--interleave_prob adds up to {sum(rows.interleave_prob):g}, not 1")
     if rows.min_pixels and rows.max_pixels and rows.min_pixels > rows.max_pixels:
         problems.append(f"--min_pixels {rows.min_pixels} is more than --max_pixels {rows.max_pixels}")
+    return problems + _lengths(rows)
+
+
+def _lengths(rows: Any) -> list[str]:
+    """Limits that leave no room for each other."""
+    total, prompt, problems = rows.max_length or 0, rows.max_prompt_length, []
+    keep = rows.truncation_strategy in ("keep_end", "keep_start")
+    if keep and prompt is None and 0 < total <= KEPT_PROMPT:
+        problems.append(
+            f"--truncation_strategy {rows.truncation_strategy} cuts prompts to {KEPT_PROMPT} tokens, which leaves "
+            f"nothing of --max_length {total} for answers; give a --max_prompt_length below it"
+        )
+    if prompt and 0 < total <= prompt:
+        problems.append(f"--max_prompt_length {prompt} leaves nothing of --max_length {total} for answers")
+    if rows.max_completion_length and 0 < total < rows.max_completion_length:
+        problems.append(f"--max_completion_length {rows.max_completion_length} is more than --max_length {total}")
+    if keep and total < 0:
+        problems.append(f"--truncation_strategy {rows.truncation_strategy} needs a --max_length; -1 is no limit")
     return problems
 
 

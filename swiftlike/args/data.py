@@ -5,6 +5,9 @@ from typing import Literal
 from swiftlike.core.declare import arg, section
 
 
+KEPT_PROMPT = 256  # tokens that keep_end and keep_start leave of a prompt when --max_prompt_length is not given
+
+
 @section
 class DataArgs:
     dataset: list[str] = arg(
@@ -45,10 +48,24 @@ class DataArgs:
         "most tokens of prompt and completion, pictures included; none: 2048 of text, pictures on top; -1: no limit",
         ge=-1,
     )
-    truncation_strategy: Literal["delete", "left", "right"] | None = arg(
+    max_prompt_length: int | None = arg(
         None,
-        "what becomes of longer rows: left out and counted (delete), or their text cut (never a picture); none: they "
-        "are bad rows",
+        "most tokens of the prompt; with keep_end and keep_start it is what a prompt of a longer row is cut to (256)",
+        ge=1,
+    )
+    max_completion_length: int | None = arg(
+        None,
+        "most tokens of each answer, its end token included: what is longer loses its end",
+        ge=1,
+        aliases=("max_gen_len", "max_target_length"),
+    )
+    truncation_strategy: Literal["delete", "left", "right", "left_each", "keep_end", "keep_start"] | None = arg(
+        None,
+        "what becomes of longer rows: left out and counted (delete), or their text cut (never a picture): the prompt's "
+        "beginning (left; left_each: for each answer by itself, as EXO does), the answers' end (right), or the prompt "
+        "to --max_prompt_length, keeping its end or start, and then the answers (keep_end, keep_start: beta-DPO); "
+        "none: they are bad rows",
+        aliases=("truncation_mode",),
         values={"truncation_left": "left", "truncation_right": "right"},
     )
     max_image_tokens: int | None = arg(None, "most tokens one picture may take; it is made smaller to fit", ge=1)

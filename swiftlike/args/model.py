@@ -67,6 +67,11 @@ class ModelArgs:
         aliases=("template_type",),
         values={"AUTO": "none", "auto": "none"},
     )
+    add_sep_token: bool = arg(
+        True,
+        "with --template apo, put the separator token between query and answer; a tokenizer without one gets <sep>",
+        restore=True,
+    )
     system: str | None = arg(
         None, "system prompt of rows that have none; none: the template's own, '' for no system prompt", restore=True
     )

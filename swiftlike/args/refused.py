@@ -112,11 +112,6 @@ _GROUPS = (
     Refused("create_checkpoint_symlink", "the best checkpoint is named in logging.jsonl"),
     Refused("callbacks", "use --early_stop_interval, or a --plugin"),
     Refused("group_by_length", "batches are made of rows of like length", (*NOTHING, "true")),
-    Refused(
-        "max_prompt_length max_completion_length truncation_mode",
-        "use --max_length and --truncation_strategy",
-        ("none",),
-    ),
     Refused("precompute_ref_log_probs", "use --ref_logps cache", ("true", "none")),
     Refused("use_peft", "use --sft_type lora", ("true",)),
     Refused(

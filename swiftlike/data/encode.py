@@ -8,17 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swiftlike.data.lengths import TEXT, Flags, Ids, Lengths, Tokens, shared_prefix
 from swiftlike.data.media import MAX_BYTES, image_size
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Image, Row
-
-Ids = NDArray[np.int32]
-Flags = NDArray[np.bool_]
-TEXT, DEFAULT_TEXT = -1, 2048  # no picture at this token; text tokens allowed when --max_length is not given
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -65,16 +61,18 @@ class Encoded:
 class Encoder:
     """Turns rows into groups. Raises BadRow with a reason a user can act on.
 
-    `max_length` bounds every sequence with its picture tokens; None is ms-swift's 2048 tokens of text with pictures on
-    top. `truncation` is "left" (prompt text), "right" (completion), or "delete": longer rows are bad rows.
-    `every` counts all assistant turns (SFT). Picture files above `max_bytes` are refused. `refuse` and `scaled` are the
-    objective's word on a row's scores.
+    `max_length`, `max_prompt_length`, `max_completion_length`, `truncation` and `whole` are those of `lengths.Lengths`.
+    `every` counts all assistant turns (SFT); the completion is then the last of them. Picture files above `max_bytes`
+    are refused. `refuse` and `scaled` are the objective's word on a row's scores.
     """
 
     template: Template
     adapter: Adapter | None = None
     max_length: int | None = None
+    max_prompt_length: int | None = None
+    max_completion_length: int | None = None
     truncation: str = "delete"
+    whole: bool = False
     every: bool = False
     max_bytes: int = MAX_BYTES
     refuse: Callable[[Sequence[float], int], tuple[str, str] | None] = lambda scores, size: None
@@ -86,9 +84,8 @@ class Encoder:
             raise BadRow(*reason)
         pictures = _Pictures(self.adapter, self.max_bytes)
         sequences = [self._sequence(row, k, pictures) for k in range(row.size)]
-        shared = _shared_prefix(sequences)
-        sequences = self._cut(sequences, shared)
-        shared = _shared_prefix(sequences)
+        sequences = self.lengths.cut(sequences)
+        shared = shared_prefix(sequences)
         return Encoded(
             prompt=_span(sequences[0], 0, shared),
             completions=tuple(_span(one, shared, len(one.ids)) for one in sequences),
@@ -102,7 +99,7 @@ class Encoder:
             origin=row.origin,
         )
 
-    def _sequence(self, row: Row, k: int, pictures: _Pictures) -> _Sequence:
+    def _sequence(self, row: Row, k: int, pictures: _Pictures) -> Tokens:
         prompt, completion = row.prompt_of(k), row.completions[k]
         if self.adapter is None and (prompt.images or completion.images):
             raise BadRow("images for a text model")
@@ -112,7 +109,10 @@ class Encoder:
         ids: list[int] = []
         counted: list[bool] = []
         owner: list[int] = []
+        start = None
         for piece, counts in pieces:
+            if counts and (start is None or self.every):
+                start = len(ids)
             for token in piece:
                 index, repeat = TEXT, 1
                 if token == self.placeholder:
@@ -127,9 +127,21 @@ class Encoder:
         if next(images, None) is not None:
             raise BadRow("more images than image tags")
         counted[:1] = [False]  # nothing predicts the first token
-        if not any(counted):
+        if start is None or not any(counted):
             raise BadRow("no tokens to train on", "the completion is empty after templating")
-        return _Sequence(np.array(ids, np.int32), np.array(counted), np.array(owner, np.int32))
+        return Tokens(np.array(ids, np.int32), np.array(counted), np.array(owner, np.int32), start)
+
+    @functools.cached_property
+    def lengths(self) -> Lengths:
+        """What bounds the sequences."""
+        return Lengths(
+            total=self.max_length,
+            prompt=self.max_prompt_length,
+            completion=self.max_completion_length,
+            strategy=self.truncation,
+            bos=self.template.kept_bos,
+            whole=self.whole,
+        )
 
     @functools.cached_property
     def placeholder(self) -> int | None:
@@ -137,36 +149,6 @@ class Encoder:
         if self.adapter is None or self.template.vision is None:
             return None
         return self.template.tokenizer.convert_tokens_to_ids(self.template.vision.placeholder)
-
-    def _cut(self, sequences: list[_Sequence], shared: int) -> list[_Sequence]:
-        """Bring every sequence within `max_length`. Picture tokens are never removed."""
-        excess = max(self._length(one) for one in sequences) - (self.max_length or DEFAULT_TEXT)
-        if excess <= 0:
-            return sequences
-        if self.truncation == "left":
-            return _cut_left(sequences, shared, excess)
-        if self.truncation == "right":
-            return [_cut_right(one, shared, self._length(one) - (self.max_length or DEFAULT_TEXT)) for one in sequences]
-        pictures = int((sequences[0].owner != TEXT).sum())
-        raise BadRow(
-            "longer than max_length",
-            f"{max(len(one.ids) for one in sequences)} tokens, {pictures} of them from pictures; "
-            + (
-                f"--max_length is {self.max_length}"
-                if self.max_length
-                else f"{DEFAULT_TEXT} tokens of text are allowed"
-            ),
-        )
-
-    def _length(self, one: _Sequence) -> int:
-        return len(one.ids) if self.max_length else int((one.owner == TEXT).sum())
-
-
-@dc.dataclass(frozen=True, slots=True)
-class _Sequence:
-    ids: Ids
-    counted: Flags
-    owner: Ids  # index of the picture a token belongs to, or TEXT
 
 
 class _Pictures:
@@ -194,39 +176,7 @@ class _Pictures:
         return self.entries[key]
 
 
-def _shared_prefix(sequences: Sequence[_Sequence]) -> int:
-    """How many leading tokens, picture identity included, all sequences share before any of them counts."""
-    first = sequences[0]
-    shared = min(int(one.counted.argmax()) for one in sequences)
-    for one in sequences[1:]:
-        same = (one.ids[:shared] == first.ids[:shared]) & (one.owner[:shared] == first.owner[:shared])
-        shared = shared if same.all() else int(same.argmin())
-    return shared
-
-
-def _span(one: _Sequence, start: int, stop: int) -> Span:
+def _span(one: Tokens, start: int, stop: int) -> Span:
     owner = one.owner[start:stop]
     starts = owner[np.flatnonzero(np.diff(owner, prepend=TEXT) != 0)] if len(owner) else owner
     return Span(one.ids[start:stop], one.counted[start:stop], tuple(int(i) for i in starts if i != TEXT))
-
-
-def _cut_left(sequences: list[_Sequence], shared: int, excess: int) -> list[_Sequence]:
-    """Drop the oldest text of the shared prompt, its first token (BOS) apart."""
-    removable = np.flatnonzero(sequences[0].owner[1:shared] == TEXT) + 1
-    if len(removable) <= excess:
-        raise BadRow("longer than max_length", f"cutting the prompt's text ({len(removable)} tokens) is not enough")
-    gone = removable[:excess]
-    return [
-        _Sequence(np.delete(one.ids, gone), np.delete(one.counted, gone), np.delete(one.owner, gone))
-        for one in sequences
-    ]
-
-
-def _cut_right(one: _Sequence, shared: int, excess: int) -> _Sequence:
-    """Drop the end of a completion."""
-    if excess <= 0:
-        return one
-    stop = len(one.ids) - excess
-    if stop <= shared or not one.counted[:stop].any() or (one.owner[stop:] != TEXT).any():
-        raise BadRow("longer than max_length", "cutting the completion would leave nothing of it, or cut a picture")
-    return _Sequence(one.ids[:stop], one.counted[:stop], one.owner[:stop])

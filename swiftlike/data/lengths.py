@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftlike.args.data import KEPT_PROMPT
 from swiftlike.datasets_registry.card import BadRow
 
 Ids = NDArray[np.int32]
 Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
 TEXT = -1  # owner of a token that belongs to no picture
 DEFAULT_TEXT = 2048  # text tokens allowed when --max_length is not given
-DEFAULT_PROMPT = 256  # what keep_end and keep_start leave of a prompt when --max_prompt_length is not given
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Tokens:
     owner: Ids  # index of the picture a token belongs to, or TEXT
     start: int
 
-    def without(self, gone: NDArray[np.intp]) -> Tokens:
+    def without(self, gone: Places) -> Tokens:
         """The sequence with the tokens at some places removed."""
         if not len(gone):
             return self
@@ -34,10 +35,6 @@ class Tokens:
         counted[:1] = False  # nothing predicts the first token
         start = self.start - int((gone < self.start).sum())
         return Tokens(np.delete(self.ids, gone), counted, np.delete(self.owner, gone), start)
-
-    def text(self, begin: int, end: int) -> NDArray[np.intp]:
-        """Places of text tokens in a stretch."""
-        return begin + np.flatnonzero(self.owner[begin:end] == TEXT)
 
 
 @dc.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +55,14 @@ class Lengths:
 
     def cut(self, rows: Sequence[Tokens]) -> list[Tokens]:
         """Bring the K sequences of a row within the limits. BadRow when that is not possible, or not wanted."""
-        rows = [self._end(one, self.completion) for one in rows]
-        if self._excess(rows) <= 0 and (self.strategy in _KEEP or self._prompt_excess(rows) <= 0):
+        rows = [self._end(one, one.start + (self.completion or len(one.ids))) for one in rows]
+        if self._excess(rows) <= 0 and (self.strategy in KEEP or self._prompt_excess(rows) <= 0):
             return rows
         rows = _STRATEGIES[self.strategy](self, rows)
         if (excess := self._excess(rows)) > 0:
             raise BadRow("longer than max_length", f"{excess} tokens too many after all that may be cut is cut")
         if not self.whole and not all(one.counted.any() for one in rows):
-            raise BadRow("longer than max_length", "nothing of an answer would be left")
+            raise BadRow("longer than max_length", "cutting would leave nothing of an answer")
         return rows
 
     # -- what is measured -------------------------------------------------------------------------------------------
@@ -75,7 +72,7 @@ class Lengths:
         return self.total or DEFAULT_TEXT
 
     def _size(self, one: Tokens, end: int | None = None) -> int:
-        """Tokens of a sequence up to `end` that the limit is on."""
+        """Tokens up to `end` that count towards the limit."""
         return len(one.ids[:end]) if self.total else int((one.owner[:end] == TEXT).sum())
 
     def _excess(self, rows: Sequence[Tokens]) -> int:
@@ -84,34 +81,27 @@ class Lengths:
     def _prompt_excess(self, rows: Sequence[Tokens]) -> int:
         return max(one.start for one in rows) - self.prompt if self.prompt else 0
 
-    def _first(self, one: Tokens) -> int:
-        """The first token that may go when the beginning is cut."""
-        return int(self.bos is not None and len(one.ids) > 0 and one.ids[0] == self.bos)
-
     # -- what is cut ------------------------------------------------------------------------------------------------
 
-    def _end(self, one: Tokens, limit: int | None) -> Tokens:
-        """The completion without what exceeds `limit`; with `whole`, BadRow apart, even all of it."""
-        stop = len(one.ids) if limit is None else one.start + limit
+    def _end(self, one: Tokens, stop: int) -> Tokens:
+        """The sequence up to a place."""
         if (one.owner[stop:] != TEXT).any():
             raise BadRow("longer than max_length", "a picture in an answer would be cut")
-        return one.without(np.arange(stop, len(one.ids)))
+        return one.without(np.arange(min(stop, len(one.ids)), len(one.ids)))
 
-    def _beginning(self, one: Tokens, excess: int, *, newest: bool = False) -> Tokens:
-        """The prompt without `excess` tokens of text: its oldest ones, or its newest."""
+    def _removable(self, one: Tokens, end: int, excess: int) -> Places:
+        """Text before `end` that may go, the token that stays in front apart. BadRow when there is too little of it,
+        or when nothing would be left before `end`."""
         if excess <= 0:
-            return one
-        places = one.text(self._first(one), one.start)
-        if self.whole and not newest:
-            places = one.text(self._first(one), len(one.ids))
-        elif len(places) < excess or one.start <= excess:
-            raise BadRow(
-                "longer than max_length",
-                f"{excess} tokens too many, and the prompt has only {len(places)} of text that may be cut",
-            )
-        return one.without(places[-excess:] if newest else places[:excess])
+            return np.arange(0)
+        first = int(self.bos is not None and one.ids[0] == self.bos)
+        places = first + np.flatnonzero(one.owner[first:end] == TEXT)
+        if len(places) < excess or end <= excess:
+            detail = f"{excess} tokens too many, and the prompt has {len(places)} that may be cut"
+            raise BadRow("longer than max_length", detail)
+        return places
 
-    def _delete(self, rows: list[Tokens]) -> list[Tokens]:
+    def _delete(self, rows: Sequence[Tokens]) -> list[Tokens]:
         if (excess := self._prompt_excess(rows)) > 0:
             tokens = excess + (self.prompt or 0)
             raise BadRow("longer than max_length", f"a prompt of {tokens} tokens; --max_prompt_length is {self.prompt}")
@@ -120,29 +110,59 @@ class Lengths:
         longest = max(len(one.ids) for one in rows)
         raise BadRow("longer than max_length", f"{longest} tokens, {pictures} of them from pictures; {limit}")
 
-    def _left(self, rows: list[Tokens]) -> list[Tokens]:
-        """The same beginning of all K prompts, so that what they share stays shared."""
+    def _left(self, rows: Sequence[Tokens]) -> list[Tokens]:
+        """The oldest text of the prompt, as much as the longest answer needs: what is shared stays shared."""
         return self._shared(rows, max(self._excess(rows), self._prompt_excess(rows)))
 
-    def _shared(self, rows: list[Tokens], excess: int) -> list[Tokens]:
-        shared = shared_prefix(rows)
-        prompt = dc.replace(rows[0], start=shared)
-        kept = self._beginning(dc.replace(prompt, ids=prompt.ids), excess) if not self.whole else prompt
-        if self.whole and excess > 0:
-            kept = dc.replace(self, whole=False)._beginning(prompt, excess)
-        places = prompt.text(self._first(prompt), shared)[: shared - kept.start]
+    def _shared(self, rows: Sequence[Tokens], excess: int) -> list[Tokens]:
+        places = self._removable(rows[0], shared_prefix(rows), excess)[: max(excess, 0)]
         return [one.without(places) for one in rows]
 
-    def _left_each(self, rows: list[Tokens]) -> list[Tokens]:
-        """Each prompt by itself, as far as its own answer needs (EXO)."""
-        limit = self.prompt or max(one.start for one in rows)
-        return [self._beginning(one, max(self._size(one) - self._total, one.start - limit)) for one in rows]
+    def _left_each(self, rows: Sequence[Tokens]) -> list[Tokens]:
+        """The oldest text of each prompt by itself, as much as its own answer needs (EXO)."""
+        cut = []
+        for one in rows:
+            over = one.start - self.prompt if self.prompt else 0
+            excess = max(self._size(one) - self._total, over, 0)
+            end = len(one.ids) if self.whole else one.start
+            cut.append(one.without(self._removable(one, end, excess)[:excess]))
+        return cut
 
-    def _right(self, rows: list[Tokens]) -> list[Tokens]:
+    def _right(self, rows: Sequence[Tokens]) -> list[Tokens]:
+        """The end of each answer; of a prompt beyond its own limit, the oldest text."""
         rows = self._shared(rows, self._prompt_excess(rows))
-        return [self._end(one, len(one.ids) - one.start - max(self._size(one) - self._total, 0)) for one in rows]
+        return [self._end(one, len(one.ids) - max(self._size(one) - self._total, 0)) for one in rows]
 
-    def _keep(self, rows: list[Tokens], newest: bool) -> list[Tokens]:
-        limit = self.prompt or DEFAULT_PROMPT
-        rows = [self._beginning(one, self._size(one, one.start) - limit, newest=newest) for one in rows]
-        return rows if self._excess(rows) <= 0 else [self._end(one, self._total - limit) for one in rows]
+    def _keep(self, rows: Sequence[Tokens]) -> list[Tokens]:
+        """The prompt down to its limit, even where less would do; where that is not enough, the end of every answer
+        down to what the prompt's limit leaves of the total (beta-DPO)."""
+        limit = self.prompt or KEPT_PROMPT
+        cut = []
+        for one in rows:
+            excess = max(self._size(one, one.start) - limit, 0)
+            places = self._removable(one, one.start, excess)
+            kept = places[:excess] if self.strategy == "keep_end" else places[len(places) - excess :]
+            cut.append(one.without(kept))
+        if self._excess(cut) <= 0:
+            return cut
+        return [self._end(one, one.start + self._total - limit) for one in cut]
+
+
+KEEP = ("keep_end", "keep_start")
+_STRATEGIES: dict[str, Callable[[Lengths, Sequence[Tokens]], list[Tokens]]] = {
+    "delete": Lengths._delete,
+    "left": Lengths._left,
+    "left_each": Lengths._left_each,
+    "right": Lengths._right,
+    **dict.fromkeys(KEEP, Lengths._keep),
+}
+
+
+def shared_prefix(rows: Sequence[Tokens]) -> int:
+    """How many leading tokens, picture identity included, all sequences share before any of them counts."""
+    first = rows[0]
+    shared = min(int(one.counted.argmax()) if one.counted.any() else len(one.ids) for one in rows)
+    for one in rows[1:]:
+        same = (one.ids[:shared] == first.ids[:shared]) & (one.owner[:shared] == first.owner[:shared])
+        shared = shared if same.all() else int(same.argmin())
+    return shared

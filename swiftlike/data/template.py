@@ -39,7 +39,7 @@ class Template:
         system: str | None = None,
     ) -> None:
         self.tokenizer, self.vision, self.system = tokenizer, vision, system
-        self.card = card and bind(card, tokenizer.eos_token or "", self._adds_bos())
+        self.card = card and bind(card, tokenizer.eos_token or "", self._adds_bos(), tokenizer.sep_token or "")
         if card is None and not tokenizer.chat_template:
             raise UserError(
                 "this checkpoint has no chat template of its own",
@@ -142,7 +142,7 @@ class Template:
         """Token ids of pieces, each encoded on its own so that no token spans the border of prompt and answer.
 
         Neighbours that count alike are joined first. A space at the end of a prompt moves to the answer, where
-        tokenizers expect it. Pictures are still single placeholders.
+        tokenizers expect it, unless the card says otherwise. Pictures are still single placeholders.
         """
         joined: list[Piece] = []
         for piece in pieces:
@@ -150,7 +150,7 @@ class Template:
                 joined[-1] = Piece(joined[-1].text + piece.text, piece.counted)
             else:
                 joined.append(piece)
-        for i in range(len(joined) - 1):
+        for i in range(len(joined) - 1 if self.card is None or self.card.moves_space else 0):
             if joined[i].text.endswith(" ") and joined[i + 1].counted:
                 joined[i] = Piece(joined[i].text[:-1], joined[i].counted)
                 joined[i + 1] = Piece(" " + joined[i + 1].text, True)
@@ -164,6 +164,11 @@ class Template:
             if counted:
                 out.insert(0, ([bos], False))
         return out
+
+    @property
+    def kept_bos(self) -> int | None:
+        """Id of the token that stays in front of a prompt whose beginning is cut; None where nothing does."""
+        return self.tokenizer.bos_token_id if self.card is None or self.card.bos_stays else None
 
     def _adds_bos(self) -> bool:
         """Whether the tokenizer itself starts a text with BOS."""

@@ -35,6 +35,7 @@ ROLES = {
 }
 _INLINE = re.compile(r"<img>(.+?)</img>", re.DOTALL)
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_ANSWERED = "\n\nAssistant:"
 _MAX_LITERAL = 1_000_000
 
 
@@ -243,6 +244,15 @@ def transcript_of(text: str, where: str) -> tuple[Message, ...]:
     if not messages:
         raise BadRow("no messages", f"{where} is an empty transcript")
     return tuple(messages)
+
+
+def split_transcript(text: str) -> tuple[str, str]:
+    """A dialogue as it is written, up to and including its last `\\n\\nAssistant:`, and the answer behind it, which
+    keeps its leading space. BadRow when nobody answers."""
+    before, mark, answer = text.rpartition(_ANSWERED)
+    if not mark:
+        raise BadRow("broken transcript", "there is no Assistant: in it")
+    return before + mark, answer
 
 
 def _type(value: Any) -> str:

@@ -136,13 +136,14 @@ class LossCard:
     of a micro-batch before its forward pass, `kept(units, args)` how many of a micro-batch's units over all ranks the
     loss keeps, `nll_tokens(tokens [B, K], prompt_tokens [B] or None, args)` the tokens of `Loss.nll`.
 
-    Objectives with running statistics have `start()`, their first state, and `collect(record, args, state, ranks) ->
-    (shared, state)`, called once for each training micro-batch; `fn` is then `(record, args, shared)`, with shared None
-    in evaluation.
+    Objectives with running statistics have `start(args, seed)`, their first state, and `collect(record, args, state,
+    ranks) -> (shared, state)`, called once for each training micro-batch; `fn` is then `(record, args, shared)`, with
+    shared None in evaluation.
 
-    Before training: `refuse(scores, size, args)` gives (reason, detail) of a row that cannot be used, `scaled(scores)`
-    what the objective sees of its scores, `derive(rows, args)` values of arguments that the data decide, and
-    `advice(rows, args)` may warn; rows have `.label`, `.scores`, `.mark`, `.prompt_id`.
+    Before training: `refuse(scores, size, args)` gives (reason, detail) of a row that cannot be used,
+    `scaled(scores, args)` what the objective sees of its scores, `derive(rows, args)` values of arguments that the data
+    decide, and `advice(rows, args, together)` may warn, `together` being the rows of a micro-batch over all ranks; rows
+    have `.label`, `.scores`, `.mark`, `.prompt_id`.
     """
 
     name: str
@@ -159,12 +160,12 @@ class LossCard:
     units: Callable[[Any, Any, Any], Any] = lambda scores, present, args: present.shape[0]
     kept: Callable[[int, Any], int] | None = None
     nll_tokens: Callable[[Any, Any, Any], Any] = lambda tokens, prompt_tokens, args: tokens[:, 0].sum()
-    start: Callable[[Any], Any] | None = None
+    start: Callable[[Any, int], Any] | None = None
     collect: Callable[[Any, Any, Any, Ranks], tuple[Any, Any]] | None = None
     refuse: Callable[[Sequence[float], int, Any], tuple[str, str] | None] = lambda scores, size, args: None
-    scaled: Callable[[Sequence[float]], Sequence[float]] = lambda scores: scores
+    scaled: Callable[[Sequence[float], Any], Sequence[float]] = lambda scores, args: scores
     derive: Callable[[Sequence[Any], Any], dict[str, Any]] = lambda rows, args: {}
-    advice: Callable[[Sequence[Any], Any], str | None] = lambda rows, args: None
+    advice: Callable[[Sequence[Any], Any, int], str | None] = lambda rows, args, together: None
     dropout: bool = False  # preference losses compare two log-probabilities: dropout is turned off
     # for people who choose: the formula, when to take it, where defaults come from, what the original gets wrong
     formula: str = ""

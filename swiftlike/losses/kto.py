@@ -66,6 +66,8 @@ CARD = LossCard(
     summary="Kahneman-Tversky optimisation: answers marked good or bad, no pairs",
     words=words,
     record="labelled",
-    advice=lambda rows, args: weight_advice(sum(row.label for row in rows), sum(not row.label for row in rows), args),
+    advice=lambda rows, args, together: weight_advice(
+        sum(row.label for row in rows), sum(not row.label for row in rows), args
+    ),
     needs_reference=lambda args: True,
 )

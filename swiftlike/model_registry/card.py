@@ -32,8 +32,8 @@ class TemplateCard:
     One round is `user.format(query)` + `answer` + `stop`; rounds are joined by `between`. `system` is the block put
     before the first user turn, or, when `system_in_user` is set, inside it (`{system}` then stands in that string,
     which replaces `user` for the first turn, or for the last one with `system_in_last`). `stop` is part of the
-    counted completion; `stop_words` end generation besides it. `{eos}` in `stop` and `bos="auto"` stand for what the
-    tokenizer says; `render.bind` puts it in.
+    counted completion; `stop_words` end generation besides it. `{eos}` in `stop`, `{sep}` in `user` (the separator
+    token) and `bos="auto"` stand for what the tokenizer says; `render.bind` puts it in.
     """
 
     name: str
@@ -42,6 +42,8 @@ class TemplateCard:
     stop: str
     answer: str = "{answer}"  # how an answer is written; text beside {answer} is counted like it
     bos: bool | Literal["auto"] = False  # auto: where the tokenizer by itself puts one before a text
+    bos_stays: bool = True  # in front of a prompt whose beginning is cut to fit --max_length
+    moves_space: bool = True  # a space that ends a prompt is encoded with the answer, where tokenizers expect it
     system: str = ""
     system_always: bool = False  # the block is written without a system text too
     system_in_user: str = ""

@@ -10,7 +10,7 @@ from typing import Protocol
 from swiftlike.core.errors import UserError
 from swiftlike.model_registry.card import TemplateCard
 
-_PLACE = re.compile(r"\{(query|system|answer|eos)\}")
+_PLACE = re.compile(r"\{(query|system|answer|eos|sep)\}")
 _THINKING = re.compile(r"^.*</think>\n*", re.DOTALL)
 _OWN_TEMPLATE = "--template chat_template uses the checkpoint's own template instead"
 
@@ -30,12 +30,14 @@ class _Round:
     answer: str | None  # None: to be generated
 
 
-def bind(card: TemplateCard, eos: str, adds_bos: bool) -> TemplateCard:
-    """The card with the tokenizer's end token in place of `{eos}`, and `bos="auto"` decided.
+def bind(card: TemplateCard, eos: str, adds_bos: bool, sep: str = "") -> TemplateCard:
+    """The card with the tokenizer's end token in place of `{eos}`, its separator in place of `{sep}`, and `bos="auto"`
+    decided.
 
     `adds_bos`: whether the tokenizer by itself puts its first token before a text.
     """
-    return dc.replace(card, stop=_fill(card.stop, eos=eos), bos=adds_bos if card.bos == "auto" else card.bos)
+    bos = adds_bos if card.bos == "auto" else card.bos
+    return dc.replace(card, stop=_fill(card.stop, eos=eos), user=_fill(card.user, sep=sep), bos=bos)
 
 
 def segments(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NATIVE = "swiftlike.models.load:native"
+SEPARATOR = "<sep>"  # what tokenizers without a separator token get
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5")
 
@@ -34,6 +35,7 @@ class Source:
     card: ModelCard
     template: str
     loader: str
+    separator: bool = True  # whether a template that has a place for the separator token is to use it
 
 
 def locate(model: Any, weights: bool = True) -> Source:
@@ -57,6 +59,7 @@ def locate(model: Any, weights: bool = True) -> Source:
         card=match.card,
         template=model.template or match.template,
         loader=match.loader,
+        separator=model.add_sep_token,
     )
 
 
@@ -95,7 +98,7 @@ def load_config(source: Source) -> Any:
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a padding token."""
+    """The tokenizer, with a padding token, and with a separator token where the template has a place for one."""
     if source.loader != NATIVE:
         tokenizer = importlib.import_module(source.loader.partition(":")[0]).tokenizer(source.folder)
     else:
@@ -104,6 +107,9 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    card = load_template(source)
+    if card is not None and "{sep}" in card.user and tokenizer.sep_token is None:
+        tokenizer.add_special_tokens({"sep_token": SEPARATOR})
     return tokenizer
 
 
@@ -111,7 +117,10 @@ def load_template(source: Source) -> TemplateCard | None:
     """The template card, None for the checkpoint's own Jinja template."""
     from swiftlike.model_registry import TEMPLATES
 
-    return None if source.template == "chat_template" else TEMPLATES.get(source.template)
+    if source.template == "chat_template":
+        return None
+    card = TEMPLATES.get(source.template)
+    return card if source.separator else dc.replace(card, user=card.user.replace("{sep}", ""))
 
 
 def load_image_processor(source: Source) -> Any:
@@ -158,6 +167,17 @@ def load_model(source: Source, **keywords: Any) -> PreTrainedModel:
     model = resolve(source.loader)(source.folder, **keywords)
     model.config.use_cache = False
     return model
+
+
+def fit_separator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A row in both embeddings for a separator token that the checkpoint does not have: about the mean of the others,
+    and the same whenever the checkpoint is loaded."""
+    token = tokenizer.sep_token_id
+    if token is None or token < model.get_input_embeddings().weight.shape[0]:
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer))
 
 
 def native(folder: Path, **keywords: Any) -> PreTrainedModel:

@@ -11,7 +11,7 @@ import torch
 from swiftlike.core.cache import cache_folder
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
-from swiftlike.models.load import DTYPES, NATIVE, load_model, locate, quantization, weight_dtype
+from swiftlike.models.load import DTYPES, NATIVE, fit_separator, load_model, locate, quantization, weight_dtype
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
@@ -25,6 +25,7 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     if run.train.resume_only_model and run.tuner.sft_type == "full":
         source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
     model = load_model(source, **_keywords(run, checkpoint))
+    fit_separator(model, checkpoint.tokenizer)
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
         _same_tiles(model.config, checkpoint.config)
     add_scoring(model, run.train.logprob_chunk, card.temperature(run.loss))
@@ -102,6 +103,7 @@ def _second_model(run: Run, checkpoint: Checkpoint, card: LossCard) -> tuple[Ref
         model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
     source = locate(model)
     copy = load_model(source, **_keywords(run, checkpoint))
+    fit_separator(copy, checkpoint.tokenizer)
     add_scoring(copy, run.train.logprob_chunk, card.temperature(run.loss))
     no_dropout(copy)
     return FrozenCopy(_on_device(copy)), source.folder

@@ -96,6 +96,8 @@ def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
         template=checkpoint.template,
         adapter=checkpoint.adapter,
         max_length=UNLIMITED if data.max_length == -1 else data.max_length,
+        max_prompt_length=data.max_prompt_length,
+        max_completion_length=data.max_completion_length,
         truncation=data.truncation_strategy or "delete",
         every=every,
         max_bytes=max_bytes(data),

@@ -98,7 +98,7 @@ def run(run: Run) -> Trained | None:
         run = run.replace("derived", **values)
     for line in headline(run, checkpoint, card):
         log.info("%s", line)
-    if advice := card.advice(data.train, run.loss):
+    if advice := card.advice(data.train, run.loss, run.train.batch_size * world_size()):
         log.warning("%s", advice)
     if (folder := resume_folder(run)) is not None:
         from swiftlike.trainers.checkpoint import check_digest, steps_done
@@ -125,8 +125,11 @@ def run(run: Run) -> Trained | None:
 
 def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
     """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
-    refuse = functools.partial(card.refuse, args=run.loss)
-    encode = dc.replace(encoder(run, checkpoint, every=card.data == "completion"), refuse=refuse, scaled=card.scaled)
+    encode = dc.replace(
+        encoder(run, checkpoint, every=card.data == "completion"),
+        refuse=functools.partial(card.refuse, args=run.loss),
+        scaled=functools.partial(card.scaled, args=run.loss),
+    )
     streaming = run.data.streaming
     data = dc.replace(run.data, dataset=[], interleave_prob=[]) if streaming else run.data
     hub = "hf" if run.model.use_hf else "ms"

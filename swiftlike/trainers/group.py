@@ -45,7 +45,7 @@ class GroupTrainer(Trainer):
         super().__init__(*args, **keywords)
         self.card, self.loss_args, self.reference = card, loss_args, reference
         self.learning_rates, self.shuffle = learning_rates or {}, shuffle
-        self.state_of_loss = card.start(loss_args) if card.start else None
+        self.state_of_loss = card.start(loss_args, self.args.seed) if card.start else None
         self.tally = Tally()
         self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
         self.model_accepts_loss_kwargs = True

@@ -16,15 +16,16 @@ MAY = {
     "model_registry": {"core", "model_registry"},
     "datasets_registry": {"core", "datasets_registry"},
     "args": {"core", "args"},
+    "stages": {"core", "datasets_registry", "model_registry", "stages"},
     "data": {*LOWER, "data"},
     "models": {*LOWER, "models"},
     "trainers": {*LOWER, "data", "models", "trainers"},
     "engines": {*LOWER, "data", "models", "engines"},
-    "pipelines": {*LOWER, "data", "models", "trainers", "engines", "pipelines"},
-    "cli": {*LOWER, "cli"},
+    "pipelines": {*LOWER, "stages", "data", "models", "trainers", "engines", "pipelines"},
+    "cli": {*LOWER, "stages", "cli"},
 }
 ALSO = {"args/rlhf.py": {"losses"}}  # an objective's flags are declared beside it
-COLD = ("core", "args", "cli", *sorted(REGISTRIES))
+COLD = ("core", "args", "cli", "stages", *sorted(REGISTRIES))
 HEAVY = {"torch", "transformers", "datasets", "PIL", "numpy", "pydantic", "rich", "yaml", "peft", "accelerate"}
 OUTSIDE = {"core": {"yaml"}, "cli": {"typer"}, "args": set()}  # cold packages beyond the standard library
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

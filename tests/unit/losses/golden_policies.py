@@ -48,15 +48,6 @@ def run_cpo(case: Case) -> Case:
     return pair_outputs(record, LOSSES.get(name).fn(record, args_of(name, case["params"] | args)))
 
 
-def run_trl093(case: Case) -> Case:
-    """AIPO's trainer with `sigmoid` (this is DPO) or `simpo` (SimPO without an NLL; its rewards are DPO's)."""
-    record, params = pair_record(case["inputs"]), case["params"]
-    if case["loss"] == "sigmoid":
-        return pair_outputs(record, LOSSES.get("dpo").fn(record, args_of("dpo", params, rpo_alpha=None)))
-    args = args_of("simpo", params, simpo_gamma=params["gamma"] or 0.0, cpo_alpha=0.0)
-    return pair_outputs(record, LOSSES.get("simpo").fn(record, args))
-
-
 def run_orpo(case: Case) -> Case:
     """Averages in; without lengths (one token each) only the odds-ratio part is asked for."""
     inputs = case["inputs"]
@@ -123,8 +114,6 @@ ADAPTERS: dict[str, Adapter] = {
     "dpo_rpo": run_dpo_rpo,
     "cpo": run_cpo,
     "simpo": run_cpo,
-    "trl093_sigmoid": run_trl093,
-    "trl093_simpo": run_trl093,
     "orpo": run_orpo,
     "kto": run_kto,
 }

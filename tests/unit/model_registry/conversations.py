@@ -39,7 +39,7 @@ def text(card: TemplateCard, messages: tuple[Message, ...], system: str | None =
 
 def written(card: TemplateCard) -> str:
     """All conversations by one card, answers between ⟦ and ⟧: what a golden file holds."""
-    bound = bind(card, eos="</s>", adds_bos=True)
+    bound = bind(card, eos="</s>", adds_bos=True, sep="<sep>")
     parts = [f"bos: {'yes' if bound.bos else 'no'}\n"]
     for name, messages in CASES.items():
         if not fits(card, messages):
