@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from swiftlike.data.encode import Encoded, Span
+from swiftlike.data.places import Line, pools, positions, prompts, targets
 from swiftlike.data.vision import Adapter, Pixels
 from swiftlike.datasets_registry.row import Image
 
@@ -37,17 +38,6 @@ class Item:
     pictures: tuple[Pixels, ...] = ()
     partner: Encoded | None = None
     real: bool = True
-
-
-@dc.dataclass(frozen=True, slots=True)
-class _Line:
-    """One row of tensors before padding."""
-
-    spans: tuple[Span, ...]
-    segments: tuple[int, ...]
-    slots: tuple[int, ...]  # slot of each span's counted tokens, -1 for the prompt
-    item: int
-    parallel: bool  # whether the spans after the first are alternatives to one another
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -99,12 +89,13 @@ class Collator:
         pixels = self._pixels(items, lines)
         length += self.stand_in.tokens if self.stand_in and not pixels else 0
         batch = self._tokens(lines, length)
-        batch["position_ids"] = self._positions(items, lines, length)
-        batch |= self._pools(lines, length) if self.pooling else self._targets(lines, length)
+        picture = self.placeholder if self.adapter is not None and self.adapter.mrope else None
+        batch["position_ids"] = positions(lines, [item.group for item in items], length, picture)
+        batch |= pools(lines, length, self.pooling, self.ends) if self.pooling else targets(lines, length)
         batch |= self._facts(items, size)
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
-            batch |= self._prompts(lines, length)
+            batch |= prompts(lines, length, self.placeholder)
         if self.keys:
             batch["keys"] = [_keys(item.group) for item in items]
         return batch
@@ -119,15 +110,15 @@ class Collator:
         group = dc.replace(item.group, completions=(*item.group.completions, borrowed))
         return dc.replace(item, group=group, partner=None)
 
-    def _lines(self, b: int, item: Item, size: int) -> list[_Line]:
+    def _lines(self, b: int, item: Item, size: int) -> list[Line]:
         group, first = item.group, b * size
         ks = range(len(group.completions))
         if self.layout == "shared":
             slots = (-1, *(first + k for k in ks))
-            return [_Line((group.prompt, *group.completions), (0, *(k + 1 for k in ks)), slots, b, True)]
-        return [_Line((group.prompt, group.completions[k]), (0, 1), (-1, first + k), b, False) for k in ks]
+            return [Line((group.prompt, *group.completions), (0, *(k + 1 for k in ks)), slots, b, True)]
+        return [Line((group.prompt, group.completions[k]), (0, 1), (-1, first + k), b, False) for k in ks]
 
-    def _tokens(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
+    def _tokens(self, lines: list[Line], length: int) -> dict[str, torch.Tensor]:
         ids = np.full((len(lines), length), self.pad_id, np.int64)
         segments = np.full((len(lines), length), PAD, np.int64)
         for r, line in enumerate(lines):
@@ -142,63 +133,6 @@ class Collator:
         else:
             batch["segments"] = torch.from_numpy(segments)
         return batch
-
-    def _targets(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
-        predict, targets, slots = [], [], []
-        for r, line in enumerate(lines):
-            last = r * length + len(line.spans[0].ids) - 1  # the prompt's last token
-            start = len(line.spans[0].ids)
-            for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
-                counted = np.flatnonzero(span.counted)
-                source = r * length + start + counted - 1
-                predict.append(np.where(counted == 0, last, source))
-                targets.append(span.ids[counted])
-                slots.append(np.full(len(counted), slot))
-                start += len(span.ids)
-        return {
-            "predict": torch.from_numpy(np.concatenate(predict).astype(np.int64)),
-            "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-            "slots": torch.from_numpy(np.concatenate(slots).astype(np.int64)),
-        }
-
-    def _pools(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
-        places, slots = [], []
-        for r, line in enumerate(lines):
-            prompt = len(line.spans[0].ids)
-            start = prompt
-            for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
-                own = np.arange(start, start + len(span.ids))
-                start += len(span.ids)
-                if self.pooling in ("mean", "max"):
-                    found = np.concatenate([np.arange(prompt), own])
-                else:
-                    before = self.pooling == "last" and len(own) > 0 and int(span.ids[-1]) in self.ends
-                    found = np.concatenate([[prompt - 1], own])[-2 if before else -1 :][:1]
-                places.append(r * length + found)
-                slots.append(np.full(len(found), slot))
-        return {
-            "pool_at": torch.from_numpy(np.concatenate(places).astype(np.int64)),
-            "pool_slots": torch.from_numpy(np.concatenate(slots).astype(np.int64)),
-        }
-
-    def _prompts(self, lines: list[_Line], length: int) -> dict[str, torch.Tensor]:
-        """Text tokens of each group's prompt, the first one apart: nothing predicts it."""
-        predict, targets, rows, seen = [], [], [], set()
-        for r, line in enumerate(lines):
-            if line.item in seen:
-                continue
-            seen.add(line.item)
-            ids = line.spans[0].ids
-            places = np.arange(1, len(ids))
-            places = places[ids[1:] != (self.placeholder if self.placeholder is not None else -1)]
-            predict.append(r * length + places - 1)
-            targets.append(ids[places])
-            rows.append(np.full(len(places), line.item))
-        return {
-            "prompt_predict": torch.from_numpy(np.concatenate(predict).astype(np.int64)),
-            "prompt_targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-            "prompt_rows": torch.from_numpy(np.concatenate(rows).astype(np.int64)),
-        }
 
     def _facts(self, items: Sequence[Item], size: int) -> dict[str, torch.Tensor]:
         tokens = torch.zeros(len(items), size, dtype=torch.long)
@@ -217,7 +151,7 @@ class Collator:
             facts["margin"] = torch.tensor([g.margin or 0.0 for g in groups])
         return facts
 
-    def _pixels(self, items: Sequence[Item], lines: list[_Line]) -> Pixels:
+    def _pixels(self, items: Sequence[Item], lines: list[Line]) -> Pixels:
         """Pictures in token order. The split layout shows a prompt's pictures once per row."""
         if self.adapter is None:
             return {}
@@ -230,42 +164,6 @@ class Collator:
             return {}
         ids[0, -self.stand_in.tokens :] = self.placeholder
         return self.adapter.join([self.stand_in.pixels])
-
-    def _positions(self, items: Sequence[Item], lines: list[_Line], length: int) -> torch.Tensor:
-        mrope = self.adapter is not None and self.adapter.mrope
-        positions = np.zeros((3 if mrope else 1, len(lines), length), np.int64)
-        place: Callable[[Span, Encoded, int], tuple[np.ndarray, int]] = self._grid if mrope else _line
-        for r, line in enumerate(lines):
-            group = items[line.item].group
-            column, ids = 0, line.spans[0]
-            values, after = place(ids, group, 0)
-            positions[:, r, : len(ids.ids)] = values
-            column, begin = len(ids.ids), after
-            for span in line.spans[1:]:
-                values, after = place(span, group, begin)
-                positions[:, r, column : column + len(span.ids)] = values
-                column += len(span.ids)
-                begin = begin if line.parallel else after
-        return torch.from_numpy(positions if mrope else positions[0])
-
-    def _grid(self, span: Span, group: Encoded, start: int) -> tuple[np.ndarray, int]:
-        """M-RoPE: text advances all three axes together; a picture's rows and columns spread over the last two, and
-        what follows continues after its largest position."""
-        out = np.zeros((3, len(span.ids)), np.int64)
-        picture = span.ids == self.placeholder
-        images, t, at = iter(span.images), 0, start
-        while t < len(span.ids):
-            if picture[t]:
-                rows, columns = group.grids[next(images)]
-                n = rows * columns
-                out[:, t : t + n] = at + np.stack([np.zeros(n), np.arange(n) // columns, np.arange(n) % columns])
-                at += max(rows, columns)
-            else:
-                n = int(picture[t:].argmax()) or len(span.ids) - t
-                out[:, t : t + n] = at + np.arange(n)
-                at += n
-            t += n
-        return out, at
 
 
 def _keys(group: Encoded) -> list[bytes]:
@@ -289,8 +187,3 @@ def _picture_digest(image: Image) -> bytes:
     if isinstance(source, str) and len(source) < 4096 and (path := Path(source)).is_file():
         digest.update(f"|{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return digest.digest()
-
-
-def _line(span: Span, group: Encoded, start: int) -> tuple[np.ndarray, int]:
-    """Ordinary positions."""
-    return np.arange(start, start + len(span.ids)), start + len(span.ids)

@@ -136,7 +136,7 @@ class Lengths:
     def _keep(self, rows: Sequence[Tokens]) -> list[Tokens]:
         """The prompt down to its limit, even where less would do; where that is not enough, the end of every answer
         down to what the prompt's limit leaves of the total (beta-DPO)."""
-        limit = self.prompt or KEPT_PROMPT
+        limit = min(self.prompt or KEPT_PROMPT, self._total - 1)
         cut = []
         for one in rows:
             excess = max(self._size(one, one.start) - limit, 0)

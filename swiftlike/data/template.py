@@ -53,8 +53,9 @@ class Template:
         """Templated text of a prompt and one completion.
 
         Counted are the completion's assistant turns with their stop text; with `every`, all assistant turns of the
-        prompt too, unless the data says `loss: false`.
+        prompt too, unless the data says `loss: false` or the template takes transcripts verbatim.
         """
+        prompt, completion = self._as_written(prompt), self._as_written(completion)
         messages = self._with_system([*prompt.messages, *completion.messages])
         first = len(messages) - len(completion.messages)
         counts = [m.trained and (every or i >= first) for i, m in enumerate(messages) if m.role == "assistant"]
@@ -71,7 +72,7 @@ class Template:
 
     def prompt_text(self, turns: Turns, tools: str = "") -> str:
         """Text that a model continues: the turns and the opening of an answer."""
-        messages = [self._marked(message) for message in self._with_system(turns.messages)]
+        messages = [self._marked(message) for message in self._with_system(self._as_written(turns).messages)]
         if self.card is None:
             return self._render(messages, tools, opened=True)
         return "".join(text for text, _ in segments(self.card, messages, add_generation_prompt=True))
@@ -87,6 +88,16 @@ class Template:
         own = bool(messages) and messages[0].role == "system"
         default = self.system if self.system is not None else (self.card.default_system if self.card else "")
         return list(messages) if own or not default else [Message("system", default), *messages]
+
+    def _as_written(self, turns: Turns) -> Turns:
+        """A transcript as the text it was, in one message from whom its last turn is from; system messages stay."""
+        if not (self.card and self.card.verbatim and any(message.written for message in turns.messages)):
+            return turns
+        system = [message for message in turns.messages if message.role == "system"]
+        said = [message for message in turns.messages if message.role != "system"]
+        text = "".join(message.written or message.content for message in said)
+        role = "user" if said[-1].role != "assistant" else "assistant"
+        return dc.replace(turns, messages=(*system, dc.replace(said[-1], role=role, content=text, written="")))
 
     def _marked(self, message: Message) -> Message:
         """`<image>` tags replaced by the family's own picture text, one placeholder each."""

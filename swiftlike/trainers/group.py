@@ -173,13 +173,8 @@ class GroupTrainer(Trainer):
         """transformers' optimiser, its groups divided further where parameters have learning rates of their own."""
         made = self.optimizer is None
         optimizer = super().create_optimizer(*args, **keywords)
-        if made and self.learning_rates:
-            rate_of = {id(p): self.learning_rates.get(name) for name, p in self.model.named_parameters()}
-            for group in list(optimizer.param_groups):
-                for rate in sorted({rate_of.get(id(p)) for p in group["params"]} - {None}):
-                    own = [p for p in group["params"] if rate_of.get(id(p)) == rate]
-                    group["params"] = [p for p in group["params"] if rate_of.get(id(p)) != rate]
-                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        if made:
+            divide(optimizer, {id(p): self.learning_rates.get(name) for name, p in self.model.named_parameters()})
         return optimizer
 
     # -- evaluation -----------------------------------------------------------------------------------------------
@@ -229,3 +224,12 @@ class GroupTrainer(Trainer):
         """Over all ranks. One that had nothing but filler has no metrics, and still takes part."""
         names = sorted(set(gather_object(list(tally.sums))))
         return tally.means(names, self.args.device, self.accelerator.gather)
+
+
+def divide(optimizer: Any, rate_of: dict[int, float | None]) -> None:
+    """Move parameters that have a learning rate of their own (by id) into groups of their own."""
+    for group in list(optimizer.param_groups):
+        for rate in sorted({rate_of.get(id(p)) for p in group["params"]} - {None}):
+            own = [p for p in group["params"] if rate_of.get(id(p)) == rate]
+            group["params"] = [p for p in group["params"] if rate_of.get(id(p)) != rate]
+            optimizer.add_param_group({**group, "params": own, "lr": rate})
