@@ -156,6 +156,9 @@ def losses_page() -> Iterator[str]:
         yield from ("", f"## {card.name}", "", f"{card.summary[0].upper()}{card.summary[1:]}.", "")
         yield from inspect.cleandoc(card.fn.__doc__ or "").splitlines()
         yield from _loss_types(card)
+        yield from ("", f"**When:** {card.when}", "", f"**Defaults:** {card.defaults}")
+        if card.differs:
+            yield from ("", "**Where the original differs:**", "", *(f"- {text}" for text in card.differs))
         flags = Flags(load("sft" if card.name == "sft" else "rlhf"))
         members = [flag for homes in flags.by_name.values() for flag in homes if _belongs(flag, card)]
         yield from ("", *(_flag_table(flags, members) if members else ["It has no flags of its own."]))

@@ -4,7 +4,6 @@ from typing import Literal
 
 from swiftlike.core.declare import arg, section
 
-
 KEPT_PROMPT = 256  # tokens that keep_end and keep_start leave of a prompt when --max_prompt_length is not given
 
 

@@ -5,7 +5,7 @@ from swiftlike.core.declare import arg, section
 
 @section
 class ListArgs:
-    what: list[str] = arg([], "models, datasets, losses or flags, then a part of the name (* is a wildcard)")
+    what: list[str] = arg([], "models, datasets, losses, formats or flags, then a part of the name (* is a wildcard)")
     json: bool = arg(False, "print JSON")
     plugin: list[str] = arg(
         [],

@@ -127,7 +127,7 @@ _GROUPS = (
     Refused("sft_beta", "use --rpo_alpha: the loss is DPO + rpo_alpha x NLL(chosen)"),
     Refused("tp pp min_lr", "training does not run on Megatron", (*NOTHING, "1")),
     Refused(
-        "ld_alpha discopop_tau f_divergence_type f_alpha_divergence_coef use_weighting center_rewards_coefficient",
+        "ld_alpha discopop_tau f_divergence_type f_alpha_divergence_coef use_weighting",
         "see `swiftlike rlhf --help loss` for what the objectives read",
         ("none",),
     ),

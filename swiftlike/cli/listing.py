@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ def run(run: Run) -> None:
     elif not found:
         raise UserError(f"no {words[0]} match {pattern!r}", hint=f"swiftlike list {words[0]}")
     else:
+        show = _explain_loss if words[0] == "losses" and pattern else show
         typer.echo("\n".join(line for entry in found for line in show(entry)))
 
 
@@ -92,10 +94,26 @@ def losses(pattern: str = "") -> list[Entry]:
             "data": card.data,
             "reference": bool(card.needs_reference(card.args())),
             "loss": card.words(card.args()),
+            "formula": card.formula,
+            "when": card.when,
+            "defaults": card.defaults,
+            "differs": list(card.differs),
             "paper": card.paper,
         }
         for card in LOSSES
         if _matches(pattern, card.name, card.summary)
+    ]
+
+
+def formats(pattern: str = "") -> list[Entry]:
+    """File formats of `swiftlike convert`."""
+    from swiftlike.datasets_registry.formats import FORMATS, targets
+
+    return [
+        {"name": one.name, "rows": list(one.kinds), "written": one.write is not None, "becomes": targets(one.kinds)}
+        | {"columns": [need.split("|") for need in one.needs], "help": one.help}
+        for one in FORMATS.values()
+        if _matches(pattern, one.name, one.help)
     ]
 
 
@@ -129,6 +147,23 @@ def _show_loss(entry: Entry) -> list[str]:
     return [f"{entry['name']:<10} {entry['summary']} ({needs})", f"{'':<10} {entry['loss']}  {entry['paper']}"]
 
 
+def _explain_loss(entry: Entry) -> list[str]:
+    """All that is known about an objective, for one that was asked for by name."""
+    parts = {"formula": entry["formula"], "when": entry["when"], "defaults": entry["defaults"]}
+    lines = [line for name, text in parts.items() for line in _folded(name, text)]
+    return [*_show_loss(entry), *lines, *(line for text in entry["differs"] for line in _folded("differs", text))]
+
+
+def _folded(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 100, break_on_hyphens=False, initial_indent=f"{'':<10} {name + ':':<10} ", subsequent_indent=" " * 22
+    )
+
+
+def _show_format(entry: Entry) -> list[str]:
+    return [f"{entry['name']:<16} {', '.join(entry['rows']):<28} {entry['help']}"]
+
+
 def _show_flag(entry: Entry) -> list[str]:
     values = dict.fromkeys(shown(value) for value in entry["defaults"].values())
     where = " | ".join(entry["defaults"])
@@ -140,6 +175,7 @@ _KINDS: dict[str, tuple[Callable[[str], list[Entry]], Callable[[Entry], list[str
     "models": (models, _show_model),
     "datasets": (datasets, _show_dataset),
     "losses": (losses, _show_loss),
+    "formats": (formats, _show_format),
     "flags": (flag_list, _show_flag),
 }
 

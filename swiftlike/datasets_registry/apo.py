@@ -14,21 +14,14 @@ DUMMY = "\n\nHuman: ?\n\nAssistant: <sep> Some"
 ANSWER_KEYS = ("sample_", "gpt4", "ans_")  # a column with one of these in its name holds an answer
 ANNOTATED = "hh_best"  # the answer that came with the prompt
 _NEXT_TURN = "\nHuman"  # where a model goes on to write the next question itself
-_TINY = 1e-5
-
-
-def normalised_scores(scores: Sequence[float]) -> tuple[float, ...]:
-    """Scores of one item brought into (0, 1): (s - min + 1e-5) / (max - min + 2e-5). Equal scores become 0.5."""
-    low, high = min(scores, default=0.0), max(scores, default=0.0)
-    return tuple((score - low + _TINY) / (high - low + 2 * _TINY) for score in scores)
 
 
 def padded_item(texts: Sequence[str], scores: Sequence[float], size: int) -> dict[str, Any]:
-    """Texts and normalised scores of one item, filled up to `size` answers with a dummy of score -1."""
+    """Texts and scores of one item, filled up to `size` answers with a dummy of score -1."""
     missing = max(size - len(texts), 0)
     return {
         "text": [*texts, *[DUMMY] * missing],
-        "scores": [*normalised_scores(scores), *[float(NOT_SCORED)] * missing],
+        "scores": [*scores, *[float(NOT_SCORED)] * missing],
     }
 
 

@@ -14,7 +14,7 @@ from swiftlike.datasets_registry import readers, written
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.kinds import kind_of, to_kind
 from swiftlike.datasets_registry.row import Row
-from swiftlike.datasets_registry.texts import as_conversations, as_texts, has_loose_ends
+from swiftlike.datasets_registry.texts import as_conversations, as_texts
 from swiftlike.datasets_registry.turns import is_transcript
 
 Record = dict[str, Any]
@@ -211,7 +211,8 @@ FORMATS = {
         ),
     )
 }
-ANY = Format(name=AUTO, kinds=tuple(GIVES), needs=(), help="recognised row by row, by its columns")
+_JUDGED = tuple(kind for kind in GIVES if kind != GENERATED)
+ANY = Format(name=AUTO, kinds=_JUDGED, needs=(), help="recognised row by row, by its columns")
 
 
 def format_of(record: Record) -> Format:
@@ -235,10 +236,12 @@ def targets(kinds: Sequence[str]) -> list[str]:
 
 
 def fitted(row: Row, form: Format) -> tuple[Row, ...]:
-    """The rows of a kind that the format can hold. LeftOut for ties and disliked answers, BadRow when there are none."""
+    """The rows of a kind that the format can hold. LeftOut for ties and disliked answers, BadRow for none."""
     have = kind_of(row)
     if have in form.kinds or (GENERATED in form.kinds and row.size > 1):
         return (row,)
+    if form.kinds == (GENERATED,):
+        raise BadRow("a single answer", f"{form.name} has several to a prompt")
     kind = next((kind for kind in GIVES.get(have, ()) if kind in form.kinds), form.kinds[0])
     rows = to_kind(row, kind)
     return tuple(dc.replace(one, scores=(1, 0)) for one in rows) if (have, kind) == ("pair", "ranked") else rows
@@ -277,9 +280,18 @@ def lost(row: Row, source: Format, target: Format) -> list[str]:
     """What of a row (as it was read) the target has no place for."""
     gone = [name for name, has in FEATURES.items() if name not in target.keeps and has(row)]
     kinds, have = set(target.kinds), kind_of(row)
-    if have == "pair" and kinds == {"completion"}:
+    if have == "pair" and {"completion"} in (kinds, set(source.kinds)):
         gone.append("rejected answers")
     if have == "ranked" and row.size > 2 and "all answers" not in target.keeps:
         gone.append("answers between the best and the worst" if "pair" in kinds else "answers but the best")
-    transcribed = target.transcript or (target.text and (source.transcript or len(row.prompt.messages) > 1))
-    return gone + (["white space around turns"] if transcribed and has_loose_ends(row) else [])
+    return gone + (["white space around turns"] if _loses_blanks(row, target) else [])
+
+
+def _loses_blanks(row: Row, target: Format) -> bool:
+    """Whether a turn that becomes part of a transcript begins or ends with white space."""
+    turns = [message for message in row.prompt.messages if message.role != "system"]
+    if target.transcript:
+        turns += [message for one in row.completions for message in one.messages]
+    elif not target.text or len(turns) == 1:
+        return False
+    return any(message.content != message.content.strip() for message in turns)

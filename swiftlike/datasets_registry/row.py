@@ -21,11 +21,14 @@ class Message:
     """One turn. `role` is system, user, assistant or tool; `<image>` tags in `content` mark pictures in order.
 
     `trained` is False for assistant turns that must not count in an SFT loss (a `loss: false` key in the data).
+    `written` is the stretch of a transcript that the turn was read from, white space and words for roles included: the
+    stretches of all turns make up the transcript, and an answer begins right after its `Assistant:`.
     """
 
     role: str
     content: str
     trained: bool = True
+    written: str = dc.field(default="", compare=False, repr=False)
 
     @property
     def tags(self) -> int:

@@ -1,7 +1,7 @@
 """Conversations as one text and back: the transcripts of HH, EXO and APO.
 
-A single query is its own text. Several turns become `\\n\\nHuman: ...\\n\\nAssistant: ...`, each turn behind a blank line,
-with an open `Assistant:` at the end; the answers that follow begin with a space.
+A single query is its own text. Several turns become `Human: ...` and `Assistant: ...`, each behind a blank line, with
+an open `Assistant:` at the end; the answers that follow begin with a space.
 """
 
 from __future__ import annotations
@@ -41,14 +41,19 @@ def as_transcript(messages: Sequence[Message]) -> str:
 
 def as_texts(row: Row, transcript: bool) -> Row:
     """The row with each prompt as one user turn that holds its text; with `transcript` also single queries become
-    transcripts. System messages are left out."""
+    transcripts. Turns that were read from a transcript are written as they stood there. System messages are left out.
+    """
 
-    def changed(prompt: Turns, answer: str) -> tuple[Turns, str]:
+    def changed(prompt: Turns, answer: Message) -> tuple[Turns, str]:
         turns = [message for message in prompt.messages if message.role != "system"]
         if [message.role for message in turns] == ["user"] and (not transcript or is_open(turns[0].content)):
-            return dc.replace(prompt, messages=(Message("user", turns[0].content),)), answer
-        as_transcript((*turns, Message("assistant", answer)))  # refuses what would not read back
-        return dc.replace(prompt, messages=(Message("user", as_transcript(turns) + _OPEN),)), f" {answer}"
+            text, said = turns[0].content, answer.content
+        elif transcript and all(message.written for message in (*turns, answer)):
+            text, said = "".join(message.written for message in turns), answer.written
+        else:
+            as_transcript((*turns, answer))  # refuses what would not read back
+            text, said = as_transcript(turns) + _OPEN, f" {answer.content}"
+        return dc.replace(prompt, messages=(Message("user", text),)), said
 
     return _each(row, changed)
 
@@ -57,11 +62,11 @@ def as_conversations(row: Row) -> Row:
     """The row with each prompt that is an open transcript taken apart into its turns, its answers without their first
     space."""
 
-    def changed(prompt: Turns, answer: str) -> tuple[Turns, str]:
+    def changed(prompt: Turns, answer: Message) -> tuple[Turns, str]:
         if len(prompt.messages) != 1 or not is_open(prompt.messages[0].content):
-            return prompt, answer
+            return prompt, answer.content
         turns = transcript_of(prompt.messages[0].content, "the prompt")
-        return dc.replace(prompt, messages=turns), answer.removeprefix(" ")
+        return dc.replace(prompt, messages=turns), answer.content.removeprefix(" ")
 
     return _each(row, changed)
 
@@ -71,17 +76,12 @@ def is_open(text: str) -> bool:
     return is_transcript(text) and text.rstrip().endswith(_OPEN.strip())
 
 
-def has_loose_ends(row: Row) -> bool:
-    """Whether a turn begins or ends with white space, which a transcript does not keep."""
-    messages = [message for turns in (row.prompt, *row.prompts, *row.completions) for message in turns.messages]
-    return any(message.content != message.content.strip() for message in messages)
-
-
-def _each(row: Row, change: Callable[[Turns, str], tuple[Turns, str]]) -> Row:
+def _each(row: Row, change: Callable[[Turns, Message], tuple[Turns, str]]) -> Row:
     """Every prompt with its answer changed; answers that share a prompt still do."""
     prompts, completions = [], []
     for k in range(row.size):
-        prompt, answer = change(row.prompt_of(k), only_answer(row, k))
+        only_answer(row, k)
+        prompt, answer = change(row.prompt_of(k), row.completions[k].messages[0])
         prompts.append(prompt)
         completions.append(dc.replace(row.completions[k], messages=(Message("assistant", answer),)))
     same = all(prompt == prompts[0] for prompt in prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses as dc
 import json
 import re
 from typing import Any
@@ -236,11 +237,14 @@ def transcript_of(text: str, where: str) -> tuple[Message, ...]:
     if not marks or text[: marks[0].start()].strip():
         raise BadRow("broken transcript", f"{where} does not begin with Human: or Assistant:")
     messages: list[Message] = []
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    begins = [0, *(mark.start() if mark[1] == "Human" else mark.end() for mark in marks[1:])]
+    for mark, after, begin, end in zip(marks, [*marks[1:], None], begins, [*begins[1:], len(text)], strict=True):
         said = text[mark.end() : after.start() if after else len(text)].strip()
         role = ROLES[mark[1].lower()]
         if said or after:
-            messages.append(Message(role, said))
+            messages.append(Message(role, said, written=text[begin:end]))
+        elif messages:  # what an answer is to follow belongs to the prompt
+            messages[-1] = dc.replace(messages[-1], written=messages[-1].written + text[begin:end])
     if not messages:
         raise BadRow("no messages", f"{where} is an empty transcript")
     return tuple(messages)

@@ -101,4 +101,15 @@ CARD = LossCard(
     summary="AIPO: DPO with an enlarged reference margin and an NLL term, made for iterative training",
     words=words,
     needs_reference=lambda args: True,
+    formula="-(1-e) log s(h) - e log s(-h) - lambda A(w), h = beta (S(w) - S(l) - (1 + alpha) (S_ref(w) - "
+    "S_ref(l)) - gamma)",
+    when="You train in rounds on the model's own answers: the enlarged reference margin and the NLL are there "
+    "against answers that grow longer from round to round.",
+    defaults="beta 0.1 is the original's. It names no alpha and no lambda: 0.05 and 0.2 are ours.",
+    differs=(
+        "The published recipes set neither the loss type nor alpha and lambda, so as they stand they train "
+        "plain DPO; here aipo is a type of its own with values.",
+        "Its rpo_alpha multiplies the preference term; --rpo_alpha is refused here, --aipo_lambda is the NLL's factor.",
+        "The NLL is averaged within each row first, unlike DPO's and SimPO's, as in the original.",
+    ),
 )

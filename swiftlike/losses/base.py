@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ class LossCard:
     ranks) -> (shared, state)`, called once for each training micro-batch; `fn` is then `(record, args, shared)`, with
     shared None in evaluation.
 
+    Evaluation may have numbers that are no means: `measure(record, args)` gives (sum, count) pairs of each batch, and
+    `summarise(sums, args)` the metrics made of their totals over the whole set and all ranks.
+
     Before training: `refuse(scores, size, args)` gives (reason, detail) of a row that cannot be used,
     `scaled(scores, args)` what the objective sees of its scores, `derive(rows, args)` values of arguments that the data
     decide, and `advice(rows, args, together)` may warn, `together` being the rows of a micro-batch over all ranks; rows
@@ -162,6 +165,8 @@ class LossCard:
     nll_tokens: Callable[[Any, Any, Any], Any] = lambda tokens, prompt_tokens, args: tokens[:, 0].sum()
     start: Callable[[Any, int], Any] | None = None
     collect: Callable[[Any, Any, Any, Ranks], tuple[Any, Any]] | None = None
+    measure: Callable[[Any, Any], dict[str, tuple[Tensor, Tensor]]] | None = None
+    summarise: Callable[[Mapping[str, tuple[float, float]], Any], dict[str, float]] = lambda sums, args: {}
     refuse: Callable[[Sequence[float], int, Any], tuple[str, str] | None] = lambda scores, size, args: None
     scaled: Callable[[Sequence[float], Any], Sequence[float]] = lambda scores, args: scores
     derive: Callable[[Sequence[Any], Any], dict[str, Any]] = lambda rows, args: {}

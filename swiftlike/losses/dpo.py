@@ -135,4 +135,15 @@ CARD = LossCard(
     summary="direct preference optimisation: a classifier on the gap between policy and reference",
     words=words,
     needs_reference=lambda args: True,
+    formula="mean of -log s(beta (d(w) - d(l))) + rpo_alpha NLL(w)",
+    when="You have pairs and a model that already answers in the right form. The usual first choice: it stays "
+    "near its reference and has one number to tune.",
+    defaults="beta 0.1 is the paper's, rpo_alpha 1.0 that of ms-swift v2; the paper has no NLL term (--rpo_alpha 0).",
+    differs=(
+        "TRL 0.9.3 and AIPO multiply the preference term by rpo_alpha; here, as in ms-swift, it is the factor "
+        "of the NLL.",
+        "TRL 1.16 ignores label smoothing with the sigmoid loss; here it is honoured.",
+        "ms-swift replaces a label smoothing of 0 by 0.001 for exo_pair without a word; here 0 is refused, "
+        "because the loss is infinite there.",
+    ),
 )

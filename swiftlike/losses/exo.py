@@ -200,4 +200,23 @@ CARD = LossCard(
     refuse=refuse,
     scaled=scaled,
     advice=advice,
+    formula="exo-*: KL(q || p), dpo-*: - sum of p log q, over groups of N answers; q = softmax(beta_pi d), p = "
+    "softmax(R / beta_r) or the best answer",
+    when="You have several scored answers for each prompt (from sampling and a reward model), or want the "
+    "mode-seeking divergence on pairs. The more answers in a group, the closer to the exact optimum.",
+    defaults="Those of the original's command line; its scripts use beta_pi 0.5, beta_r 0.5 and temperature 0.8 "
+    "(what the answers were sampled with), with 4 answers a prompt.",
+    differs=(
+        "The original's label_smooth is never read, a floor of -10 is built in: here it is "
+        "--exo_label_smoothing e^-10, with the same numbers.",
+        "In a tie the original lets the second answer win; here the group is left out and counted "
+        "(--tie_policy second).",
+        "Its exo-pref looks at the first two of a group and takes raw rewards as log-probabilities of the "
+        "others; here the best wins and all others lose.",
+        "Its dpo-pref multiplies by whatever the labels are; here they must be a distribution, and a row "
+        "where they are not is named.",
+        "Every candidate there sees a prompt cut to its own length; here the prompt is cut once for all "
+        "(--truncation_strategy left_each for the original's).",
+        "Prompts may differ in their number of answers; epochs, bfloat16 and changed data under the same name work.",
+    ),
 )

@@ -70,4 +70,15 @@ CARD = LossCard(
         sum(row.label for row in rows), sum(not row.label for row in rows), args
     ),
     needs_reference=lambda args: True,
+    formula="good: w_D (1 - s(beta (d - k))), bad: w_U (1 - s(beta (k - d))), k the mean of d on other prompts' "
+    "answers, not below 0",
+    when="You have single answers with thumbs up or down instead of pairs.",
+    defaults="beta 0.1 and weights of 1 are the paper's and TRL's; a warning names better weights when good and "
+    "bad rows are far from balanced.",
+    differs=(
+        "ms-swift 2.5.2 rotates the labels with the neighbours' answers that estimate k; here each row keeps "
+        "its own label.",
+        "The neighbour comes from the shuffled order of the epoch and not from the micro-batch, so a batch of "
+        "one works and the number of processes changes nothing.",
+    ),
 )

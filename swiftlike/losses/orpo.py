@@ -74,4 +74,12 @@ CARD = LossCard(
     words=words,
     needs_prompt_nll=lambda args: args.orpo_nll_scope == "all",
     nll_tokens=nll_tokens,
+    formula="NLL(w) - beta mean of log s(o(w) - o(l)), o(y) = A(y) - log(1 - exp A(y))",
+    when="You have pairs and a base model that was never fine-tuned: one stage instead of SFT and DPO, without "
+    "a reference.",
+    defaults="beta 0.1 (the paper's lambda) is TRL's and ms-swift's.",
+    differs=(
+        "TRL's NLL counts the prompt as well; here it is over the answer (--orpo_nll_scope all for TRL's).",
+        "log(1 - exp A) loses all digits for likely answers when it is written as it stands; here it keeps them.",
+    ),
 )

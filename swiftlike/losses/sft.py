@@ -28,4 +28,13 @@ CARD = LossCard(
     summary="supervised fine-tuning: maximum likelihood of the completion",
     words=lambda args: "NLL(completion)",
     dropout=True,
+    formula="- sum of log p(token) / tokens, over all answers of the optimiser step",
+    when="You have good answers only, or a base model that does not yet answer in the right form; the usual "
+    "first stage before a preference loss.",
+    defaults="Nothing to set; ms-swift's learning rates (1e-4 with LoRA, 1e-5 in full).",
+    differs=(
+        "Some trainers average over each micro-batch first, so that short answers weigh more under gradient "
+        "accumulation; here it is one mean over the tokens of the whole optimiser step.",
+        "EXO's SFT stage masks every label of a row that needs no padding; such rows train here like any other.",
+    ),
 )

@@ -46,4 +46,13 @@ CARD = LossCard(
     paper="https://arxiv.org/abs/2405.14734",
     summary="simple preference optimisation: length-averaged reward with a target margin, no reference",
     words=words,
+    formula="mean of -log s(beta (A(w) - A(l)) - simpo_gamma) + cpo_alpha NLL(w)",
+    when="You have pairs, no reference, and fear that answers grow longer: the reward is an average over "
+    "tokens, which is also what generation ranks by.",
+    defaults="beta 2.0 and simpo_gamma 1.0 are ms-swift's; cpo_alpha 1.0 as well, which makes it the CPO-SimPO mix "
+    "(the paper: --cpo_alpha 0).",
+    differs=(
+        "The paper reports the ratio gamma / beta; simpo_gamma is outside the product with beta, as in the "
+        "code of the paper, TRL and ms-swift.",
+    ),
 )

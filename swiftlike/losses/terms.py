@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from swiftlike.core.errors import suggestion
-from swiftlike.losses.base import GroupLogps, LabelledLogps, Nll, log_sigmoid
+from swiftlike.losses.base import GroupLogps, GroupRewards, LabelledLogps, Nll, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Record = TypeVar("Record", GroupLogps, LabelledLogps)
+Record = TypeVar("Record", GroupLogps, LabelledLogps, GroupRewards)
 
 
 def widened(record: Record) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from swiftlike.core.errors import UserError, suggestion
 from swiftlike.model_registry.card import TemplateCard
@@ -20,6 +21,12 @@ AIPO_VICUNA = dc.replace(VICUNA, name="aipo_vicuna", bos=False, system=f"<s>{VIC
 FORMATS = {"mistral-instruct": AIPO_MISTRAL, "llama": LLAMA2, "vicuna": AIPO_VICUNA, "zephyr": ZEPHYR}
 _OPENINGS = {"vicuna": "ASSISTANT:", "zephyr": "<|assistant|>\n"}  # what asks for an answer after a question
 _TOKEN = re.compile(r"</?s>")
+_GUARD = "\0"  # stands where white space, or nothing at all, has to survive rendering
+
+
+class _Said(NamedTuple):
+    role: str
+    content: str
 
 
 def aipo_format(name: str) -> TemplateCard:
@@ -34,9 +41,20 @@ def aipo_text(
 ) -> str:
     """AIPO's text of messages that end with the user's, its first token included, for a tokenizer's bos and eos."""
     card = _with_tokens(aipo_format(name), bos, eos)
-    lead = bos if card.bos else ""
-    text = lead + "".join(piece for piece, _ in segments(card, messages, add_generation_prompt=True))
+    pieces = segments(card, _guarded(card, messages), add_generation_prompt=True)
+    text = (bos if card.bos else "") + "".join(piece for piece, _ in pieces).replace(_GUARD, "")
     return text if add_generation_prompt else text.removesuffix(_OPENINGS.get(name, ""))
+
+
+def _guarded(card: TemplateCard, messages: Sequence[Turn]) -> list[Turn]:
+    """AIPO writes the block of an empty system message, and strips the question only together with that block."""
+    turns: list[Turn] = list(messages)
+    if turns and turns[0].role == "system":
+        text = turns[0].content.strip() if "system" in card.strip else turns[0].content
+        turns[0] = _Said("system", text or _GUARD)
+        if card.system_in_user and len(turns) > 1:
+            turns[1] = _Said(turns[1].role, _GUARD + turns[1].content)
+    return turns
 
 
 def _with_tokens(card: TemplateCard, bos: str, eos: str) -> TemplateCard:

@@ -44,6 +44,7 @@ class TemplateCard:
     bos: bool | Literal["auto"] = False  # auto: where the tokenizer by itself puts one before a text
     bos_stays: bool = True  # in front of a prompt whose beginning is cut to fit --max_length
     moves_space: bool = True  # a space that ends a prompt is encoded with the answer, where tokenizers expect it
+    verbatim: bool = False  # a transcript (Human: ... Assistant: ...) stays the text it is, as one query
     system: str = ""
     system_always: bool = False  # the block is written without a system text too
     system_in_user: str = ""

@@ -12,6 +12,7 @@ PLAIN = TemplateCard(
     stop="{eos}",
     bos="auto",
     moves_space=False,
+    verbatim=True,
     system="{system}\n\n",
     between="\n\n",
 )

@@ -12,6 +12,7 @@ import torch
 
 from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
+from swiftlike.core.log import get_logger
 from swiftlike.core.optional import require
 from swiftlike.model_registry.card import ModelCard, TemplateCard
 from swiftlike.model_registry.match import find, settle
@@ -19,6 +20,7 @@ from swiftlike.model_registry.match import find, settle
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = get_logger(__name__)
 NATIVE = "swiftlike.models.load:native"
 SEPARATOR = "<sep>"  # what tokenizers without a separator token get
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -175,9 +177,15 @@ def fit_separator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     token = tokenizer.sep_token_id
     if token is None or token < model.get_input_embeddings().weight.shape[0]:
         return
+    from transformers.utils import logging
+
+    log.info("the separator token %s is new to this model: its embeddings get rows for it", tokenizer.sep_token)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model.resize_token_embeddings(len(tokenizer))
+    logging.set_verbosity(verbosity)
 
 
 def native(folder: Path, **keywords: Any) -> PreTrainedModel:

@@ -12,19 +12,26 @@ from swiftlike.models.logps import NOT_MODEL, hidden_states
 
 
 class ValueHead(nn.Module):
-    """`s = w . dropout(h) + b`, in float32. Its parameters are called as TRL and ms-swift call them."""
+    """`s = w . dropout(h) + b`, in float32. Its parameters are called as TRL and ms-swift call them.
 
-    def __init__(self, hidden: int, *, bias: bool = True, dropout: float = 0.0, std: float = 0.02) -> None:
+    The same `seed` gives the same weights, whatever else was drawn before.
+    """
+
+    def __init__(
+        self, hidden: int, *, bias: bool = True, dropout: float = 0.0, std: float = 0.02, seed: int = 0
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.summary = nn.Linear(hidden, 1, bias=bias)
-        nn.init.normal_(self.summary.weight, std=std)
+        nn.init.normal_(self.summary.weight, std=std, generator=torch.Generator().manual_seed(seed))
         if bias:
             nn.init.zeros_(self.summary.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """[N, H] to [N]."""
-        return self.summary(self.dropout(pooled.to(self.summary.weight.dtype))).squeeze(-1)
+        """[N, H] to [N]. Autocast would round a reward to three digits."""
+        weight = self.summary.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.summary(self.dropout(pooled.to(weight))).squeeze(-1)
 
 
 def add_value_head(model: nn.Module, head: ValueHead, pooling: str) -> None:
@@ -44,6 +51,23 @@ def add_value_head(model: nn.Module, head: ValueHead, pooling: str) -> None:
     model.forward = types.MethodType(forward, model)
 
 
+def base_of(model: Any) -> nn.Module:
+    """The transformers model inside an adapter, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Features of the last hidden state."""
+    return model.get_output_embeddings().weight.shape[1]
+
+
+def freeze_language_head(model: nn.Module) -> None:
+    """Nothing reads the language-model head: it is not trained, unless it is the input embedding as well."""
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        head.requires_grad_(False)
+
+
 def rewards(model: nn.Module, pooling: str, *, pool_at: Tensor, pool_slots: Tensor, **batch: Tensor) -> Tensor:
     """One forward pass of the trunk, then the head once for each slot; slots without a position get no number."""
     hidden = hidden_states(model, **batch)[pool_at]
@@ -52,14 +76,16 @@ def rewards(model: nn.Module, pooling: str, *, pool_at: Tensor, pool_slots: Tens
 
 
 def pool(hidden: Tensor, index: Tensor, slots: int, pooling: str) -> Tensor:
-    """[P, H] to [slots, H]: the mean, the largest of each feature, or the only position."""
+    """[P, H] to [slots, H]: the mean, the largest of each feature, or the only position. Means and maxima in float32
+    at least."""
+    if pooling not in ("mean", "max"):
+        return hidden
+    hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
+    start = hidden.new_zeros(slots, hidden.shape[1])
     if pooling == "mean":
-        counts = torch.bincount(index, minlength=slots)[:, None]
-        return hidden.new_zeros(slots, hidden.shape[1]).index_add(0, index, hidden) / counts
-    if pooling == "max":
-        start = hidden.new_full((slots, hidden.shape[1]), float("-inf"))
-        return start.index_reduce(0, index, hidden, "amax", include_self=False)
-    return hidden
+        return start.index_add(0, index, hidden) / torch.bincount(index, minlength=slots)[:, None]
+    where = index[:, None].expand_as(hidden)
+    return start.scatter_reduce(0, where, hidden, "amax", include_self=False)
 
 
 def reward_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:

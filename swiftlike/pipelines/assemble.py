@@ -9,14 +9,17 @@ from typing import Any
 import torch
 
 from swiftlike.core.cache import cache_folder
+from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import DTYPES, NATIVE, fit_separator, load_model, locate, quantization, weight_dtype
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
+from swiftlike.models.reward_files import is_classifier
 from swiftlike.models.tuning import add_lora, freeze, load_reference_adapter, no_dropout
 from swiftlike.pipelines.prepare import Checkpoint
+from swiftlike.pipelines.rewards import add_reward_head, is_reward
 
 
 def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> Any:
@@ -24,6 +27,12 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     source = dc.replace(checkpoint.source, folder=folder)
     if run.train.resume_only_model and run.tuner.sft_type == "full":
         source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
+    if not is_reward(card) and is_classifier(source.folder):
+        raise UserError(
+            f"{source.folder} is a sequence classifier (a reward model): it has no language-model head, so it cannot "
+            f"be trained with {card.name}",
+            hint="start from the model that it was trained from",
+        )
     model = load_model(source, **_keywords(run, checkpoint))
     fit_separator(model, checkpoint.tokenizer)
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
@@ -44,6 +53,8 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
             load_reference_adapter(model, start[0])
     if not card.dropout:
         no_dropout(model)
+    if is_reward(card):
+        add_reward_head(model, run, source.folder)
     return model
 
 

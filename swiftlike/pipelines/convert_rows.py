@@ -6,7 +6,7 @@ import dataclasses as dc
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,12 @@ from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.datasets_registry.readers import query_of, scored_sample
 from swiftlike.datasets_registry.row import Image, Row, Turns
 from swiftlike.datasets_registry.shapes import to_row
+from swiftlike.datasets_registry.turns import text_of
 from swiftlike.pipelines.convert_plan import Order
 
 Record = dict[str, Any]
+
+_SHOWN = 5  # layouts of one source that are named
 
 
 class SecondInput:
@@ -38,11 +41,21 @@ class SecondInput:
         self.pictures = Pictures()
         self.number = 0
         self.chance = random.Random(order.args.seed) if order.args.sampling else None
-        self.scores = read_scores(_objects(order, order.args.scores))
+        self.scores: dict[str, dict[str, float]] = {}
         self.samples: dict[str, list[str]] = {}
-        for record in _objects(order, order.args.samples):
-            self.samples.setdefault(_id(record), _samples(record))
         self.met: set[str] = set()
+        _each(order, order.args.scores, self._take_scores)
+        _each(order, order.args.samples, self._take_samples)
+
+    def _take_scores(self, record: Record) -> None:
+        for key, score in record.items():
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                raise BadRow("not a score", f"{key} is {score!r}")
+        for query_id, scores in read_scores([record]).items():
+            self.scores.setdefault(query_id, {}).update(scores)
+
+    def _take_samples(self, record: Record) -> None:
+        self.samples.setdefault(_id(record), _samples(record))
 
     def compared(self, record: Record) -> list[Record]:
         """The golden answer of a record against the samples of its query, or those that stand beside it."""
@@ -51,7 +64,7 @@ class SecondInput:
         samples = _samples(record) or self.samples.get(query_id, [])
         if not samples:
             raise LeftOut("no samples for the query")
-        items = comparison_items(query_of(record), record["golden"], samples, self.chance)
+        items = comparison_items(query_of(record), text_of(record["golden"], "golden"), samples, self.chance)
         return [{**item, "query_id": query_id} for item in items]
 
     def chosen(self, record: Record) -> list[Record]:
@@ -77,12 +90,16 @@ class SecondInput:
         return [f"{what} of {len(unused)} queries found no partner (first: query_id {unused[0]})"] if unused else []
 
 
-def _objects(order: Order, words: list[str]) -> Iterator[Record]:
+def _each(order: Order, words: list[str], take: Callable[[Record], None]) -> None:
+    """Read a second input whole. UserError at the first record that cannot be used."""
     for source in order.opened(words):
         for record, origin in source.stream():
-            if isinstance(record, BadRow):
-                raise UserError(f"{origin}: {record}")
-            yield record
+            try:
+                if isinstance(record, BadRow):
+                    raise record
+                take(record)
+            except BadRow as error:
+                raise UserError(f"{origin}: {error}") from error
 
 
 def _id(record: Record) -> str:
@@ -101,7 +118,11 @@ class Conversion:
 
     def __init__(self, source: Source, folder: Path, second: SecondInput) -> None:
         self.source, self.folder, self.second, self.order = source, folder, second, second.order
-        self.converter = Converter(source, "auto", second.pictures, self.order.args.image_root)
+        card = source.wanted.card
+        self.card_reads = card is not None and card.to_row is not None
+        # a record is renamed before its format is looked for, so not once more behind that
+        behind = source if self.card_reads else dc.replace(source, columns={})
+        self.converter = Converter(behind, "auto", second.pictures, self.order.args.image_root)
         self.report = self.converter.report
         self.lost: Counter[str] = Counter()
 
@@ -137,8 +158,8 @@ class Conversion:
             yield table[place]
 
     def _made(self, record: Record, origin: str) -> list[Record]:
-        order, card = self.order, self.source.wanted.card
-        if card is not None and card.to_row is not None:
+        order = self.order
+        if self.card_reads:
             return self._written(self.converter.rows(record, origin), ANY)
         record = _renamed(record, self.source.columns)
         form = format_of(record) if order.source is ANY else order.source
@@ -159,7 +180,7 @@ class Conversion:
         target = self.order.target
         found: list[Record] = []
         for row in rows:
-            row = dc.replace(row, prompt_id=row.prompt_id or str((record or {}).get("query_id") or ""))
+            row = _identified(row, record)
             # a format that is named decides what its rows are: exo_sft reads only the chosen answer of a pair
             meant = fitted(row, form) if form is not ANY and not self.order.ranks else (row,)
             for one in (last for first in meant for last in fitted(first, target)):
@@ -189,7 +210,7 @@ class Conversion:
     def _path(self, image: Image) -> Image:
         if not is_file(image):
             return image
-        path, folder = Path(os.path.abspath(str(image.source))), Path(os.path.abspath(self.folder))
+        path, folder = _normal(str(image.source)), _normal(self.folder)
         return Image(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path))
 
     def as_lines(self) -> list[str]:
@@ -220,13 +241,20 @@ class Conversion:
         return []
 
 
-_SHOWN = 5
+def _normal(path: str | Path) -> Path:
+    """Absolute and without `..`, links left alone: a linked folder of pictures stays portable."""
+    return Path(os.path.normpath(Path(path).absolute()))
 
 
 def _renamed(record: Record, columns: Any) -> Record:
     taken = {ours for theirs, ours in columns.items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in columns and key not in taken}
     return kept | {ours: record[theirs] for theirs, ours in columns.items() if theirs in record}
+
+
+def _identified(row: Row, record: Record | None) -> Row:
+    query_id = record.get("query_id") if record else None
+    return row if row.prompt_id or query_id is None else dc.replace(row, prompt_id=str(query_id))
 
 
 def _unjudged(record: Record, origin: str, target: Format) -> tuple[Row, ...]:

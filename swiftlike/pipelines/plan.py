@@ -11,9 +11,11 @@ from swiftlike.core.merge import Run
 from swiftlike.data.encode import Encoded
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import skeleton
+from swiftlike.models.reward_head import base_of, freeze_language_head, hidden_size
 from swiftlike.models.tuning import add_lora, freeze
 from swiftlike.pipelines.prepare import Checkpoint
 from swiftlike.pipelines.preview import lengths, quantiles
+from swiftlike.pipelines.rewards import is_reward
 from swiftlike.pipelines.settings import total_steps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -63,7 +65,11 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
         model = _with_lora(model, run, checkpoint, card)
     else:
         freeze(model, checkpoint.source.card, run.tuner)
+    if is_reward(card):
+        freeze_language_head(base_of(model))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if is_reward(card):
+        trainable += hidden_size(base_of(model))
     state = 16 if run.tuner.sft_type == "lora" else 12  # gradient and Adam moments in float32; LoRA's weights too
     kept = run.train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
     saved = (trainable if run.tuner.sft_type == "lora" else whole) * 12  # weights and Adam moments
@@ -132,7 +138,7 @@ def _memory(
         "weights": int(weights["whole"] * per_weight * copies / devices),
         "gradients and optimiser": weights["state"] // devices,
         "activations": tokens * hidden * kept * width,
-        "logits": min(run.train.logprob_chunk, tokens) * text.vocab_size * 4 * 2,
+        "logits": 0 if is_reward(card) else min(run.train.logprob_chunk, tokens) * text.vocab_size * 4 * 2,
     }
 
 
@@ -140,7 +146,9 @@ def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:
     """What is trained, in words: the first lines of every run."""
     tuner, train = run.tuner, run.train
     how = _lora_words(run) if tuner.sft_type == "lora" else "all weights"
-    dropout = "as configured" if card.dropout else "off (two log-probabilities are compared)"
+    dropout = (
+        "as configured" if card.dropout else "off" + " (two log-probabilities are compared)" * (not is_reward(card))
+    )
     source, ranks = checkpoint.source, world_size()
     step = train.batch_size * train.gradient_accumulation_steps * ranks
     made = f"{train.batch_size} x {train.gradient_accumulation_steps} accumulated x {ranks} ranks"

@@ -155,6 +155,8 @@ def digest(groups: Sequence[Encoded], *settings: Any) -> str:
     out = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     for group in groups:
         out.update(repr((group.label, group.scores, group.margin, group.images)).encode())
+        if group.mark:
+            out.update(group.mark.encode())
         for span in (group.prompt, *group.completions):
             out.update(span.ids.tobytes())
     return out.hexdigest()

@@ -17,13 +17,14 @@ from swiftlike.pipelines.prepare import UNLIMITED, Checkpoint, encode_rows, enco
 
 def encode_lengths(run: Run, rows: Sequence[Row], every: bool) -> tuple[dict[str, list[int]], list[Problem]]:
     """Tokens per row of `prompt`, `completion` (each), `row` (longest sequence), `images` (tokens of all pictures),
-    with rows of any length let through, and rows that cannot be encoded or do not fit a --max_length that was given.
+    with rows of any length let through, and rows that cannot be encoded or do not fit the limits that were given.
     `every`: all assistant turns count."""
     checkpoint = open_checkpoint(run, weights=False)
     encode = encoder(run, checkpoint, every)
-    groups, problems = encode_rows(dc.replace(encode, max_length=UNLIMITED), rows)
-    if encode.max_length is not None:
-        long = {group.origin for group in groups if group.longest > encode.max_length}
+    free = dc.replace(encode, max_length=UNLIMITED, max_prompt_length=None, max_completion_length=None)
+    groups, problems = encode_rows(free, rows)
+    bound = min(encode.max_length or UNLIMITED, encode.max_prompt_length or UNLIMITED)
+    if long := {group.origin for group in groups if group.longest > bound}:
         problems += encode_rows(encode, [row for row in rows if row.origin in long])[1]
     return lengths(groups, checkpoint), problems
 

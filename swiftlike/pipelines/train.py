@@ -31,6 +31,14 @@ from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
+from swiftlike.pipelines.rewards import (
+    classifier_padding,
+    end_tokens,
+    is_reward,
+    kept_pooling,
+    pooling_of,
+    spare_padding,
+)
 from swiftlike.pipelines.settings import derive, seeded, total_steps, training_arguments
 from swiftlike.pipelines.streaming import Streamed
 
@@ -93,7 +101,7 @@ def run(run: Run) -> Trained | None:
     checkpoint = open_checkpoint(run, weights=False)
     run = seeded(run)
     data = read_data(run, checkpoint, card)
-    run = derive(run, data.pictures)
+    run = kept_pooling(derive(run, data.pictures), card)
     if values := card.derive(data.train, run.loss):
         run = run.replace("derived", **values)
     for line in headline(run, checkpoint, card):
@@ -129,6 +137,8 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
         encoder(run, checkpoint, every=card.data == "completion"),
         refuse=functools.partial(card.refuse, args=run.loss),
         scaled=functools.partial(card.scaled, args=run.loss),
+        # otherwise a cut from the right may leave nothing of an answer
+        whole=is_reward(card) and run.data.truncation_strategy == "left_each",
     )
     streaming = run.data.streaming
     data = dc.replace(run.data, dataset=[], interleave_prob=[]) if streaming else run.data
@@ -223,14 +233,18 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
 
     from swiftlike.trainers.checkpoint import CheckpointTrainer
     from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
+    from swiftlike.trainers.reliability import Reliability
 
     vision_trained = checkpoint.adapter is not None and may_train_vision(run.tuner)
     steps = total_steps(run, len(data.train))
     # before the model: DeepSpeed and FSDP set up from_pretrained here
     arguments = training_arguments(run, folder, steps, bool(data.val), vision_trained)
     source = locate(run.model)
+    if is_reward(card):
+        spare_padding(checkpoint)
     model = policy(run, checkpoint, card, source.folder)
     reference = make_reference(run, checkpoint, card, source.folder)
+    pad_id = classifier_padding(model, run, card, checkpoint)
     sharded = bool(run.train.fsdp or run.train.deepspeed)
     collate = Collator(
         pad_id=checkpoint.tokenizer.pad_token_id,
@@ -241,6 +255,8 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         keys=isinstance(reference, Stored),
         # not for DDP: it copes, and a gradient of zero is another optimiser step than none
         stand_in=stand_in(checkpoint) if world_size() > 1 and sharded else None,
+        pooling=pooling_of(run, card),
+        ends=end_tokens(checkpoint),
     )
     trainer = CheckpointTrainer(
         model=model,
@@ -256,6 +272,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         processing_class=checkpoint.tokenizer,
         source_folder=source.folder,
         image_processor=checkpoint.image_processor,
+        classifier_pad=pad_id,
         run=run,
         digest=data_digest(run, data),
     )
@@ -264,6 +281,8 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     trainer.remove_callback(PrinterCallback)
     for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
         trainer.add_callback(callback)
+    if card.measure is not None:
+        trainer.add_callback(Reliability(folder, lambda: trainer.measured))
     if run.train.early_stop_interval:
         from transformers import EarlyStoppingCallback
 

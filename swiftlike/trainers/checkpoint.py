@@ -13,24 +13,36 @@ from transformers import PreTrainedModel, TrainerCallback
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import write_args, write_json
 from swiftlike.core.merge import Run
+from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
+from swiftlike.models.reward_head import base_of
 from swiftlike.trainers.group import GroupTrainer
 
 MARK = "swiftlike.json"  # written last: a checkpoint without it is not whole
 OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+HEADS = ("v_head.", "score.", "lm_head.")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
 class CheckpointTrainer(GroupTrainer):
     """Saves processor files, arguments and the objective's state, and continues from them exactly.
 
-    `source_folder` is where the model came from, `run` what args.json will hold, `digest` what data it was.
+    `source_folder` is where the model came from, `run` what args.json will hold, `digest` what data it was. With a
+    `classifier_pad`, its padding token, a reward model is saved as a sequence classifier.
     """
 
-    def __init__(
-        self, *args: Any, source_folder: Path, image_processor: Any, run: Run, digest: str, **keywords: Any
+    def __init__(  # noqa: PLR0913 - facts of a run, by keyword
+        self,
+        *args: Any,
+        source_folder: Path,
+        image_processor: Any,
+        run: Run,
+        digest: str,
+        classifier_pad: int | None = None,
+        **keywords: Any,
     ) -> None:
         super().__init__(*args, **keywords)
+        self.classifier_pad = classifier_pad
         self.source_folder, self.image_processor, self.run, self.digest = source_folder, image_processor, run, digest
         self._restored: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
@@ -38,11 +50,15 @@ class CheckpointTrainer(GroupTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PreTrainedModel):
+        reward = self.card.record == "rewards"
+        if isinstance(model, PreTrainedModel) and not reward:
             super()._save(str(folder), state_dict)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            model.save_pretrained(folder, state_dict=state_dict, selected_adapters=["default"])
+            if reward:
+                save_reward_model(model, folder, state_dict, self.classifier_pad)
+            else:
+                model.save_pretrained(folder, state_dict=state_dict, selected_adapters=["default"])
             self.processing_class.save_pretrained(folder)
             torch.save(self.args, folder / "training_args.bin")
         save_processor(self.source_folder, folder, self.image_processor)
@@ -80,6 +96,23 @@ class CheckpointTrainer(GroupTrainer):
             if not path.is_file() and self._restored is not None:
                 self._restored |= {"seen": self.seen, "tally": {}}
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.card.record == "rewards":
+            folder = Path(self.state.best_model_checkpoint)
+            head = base_of(self.accelerator.unwrap_model(self.model)).v_head
+            fill_head(head, read_head(folder) or {}, folder)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Heads are kept apart: a value head in its own file, and a classifier has no language-model head."""
+        if self.card.record == "rewards":
+            kept = {
+                field: [name for name in getattr(load_result, field) if not name.startswith(HEADS)]
+                for field in ("missing_keys", "unexpected_keys")
+            }
+            load_result = load_result._replace(**kept)
+        super()._issue_warnings_after_load(load_result)
 
     def restore(self) -> None:
         """Put back what the log had gathered when the checkpoint was written, so that its next line is the same."""

@@ -47,6 +47,7 @@ class GroupTrainer(Trainer):
         self.learning_rates, self.shuffle = learning_rates or {}, shuffle
         self.state_of_loss = card.start(loss_args, self.args.seed) if card.start else None
         self.tally = Tally()
+        self.measured: dict[str, tuple[float, float]] = {}  # of the last evaluation, for what is drawn from it
         self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
         self.model_accepts_loss_kwargs = True
 
@@ -72,19 +73,19 @@ class GroupTrainer(Trainer):
 
         Running statistics of an objective move in training only.
         """
-        record = only(self._record(model, inputs), inputs["real"])
+        ranks = AllRanks(self.accelerator, inputs["real"])
+        record = only(self._record(model, inputs, ranks), inputs["real"])
         shared: tuple[Any, ...] = ()
         if self.card.collect is not None:
             shared = (None,)
             if training:  # all ranks take part, also those with nothing but filler
-                ranks = AllRanks(self.accelerator, inputs["real"])
                 one, self.state_of_loss = self.card.collect(record, self.loss_args, self.state_of_loss, ranks)
                 shared = (one,)
         if not bool(inputs["real"].any()):
             return record, None
         return record, self.card.fn(record, self.loss_args, *shared)
 
-    def _record(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+    def _record(self, model: nn.Module, inputs: dict[str, Any], ranks: AllRanks) -> Any:
         if self.card.record == "rewards":
             self._logits, self._scored = None, group_rewards(model(**reward_inputs(inputs)), inputs)
             return rewards_record(self._scored, inputs)
@@ -94,7 +95,7 @@ class GroupTrainer(Trainer):
             with self.accelerator.autocast():
                 reference = self.reference(self.accelerator.unwrap_model(model), inputs)
         self._logits, self._scored = (logps["logits"], inputs["present"] & inputs["real"][:, None]), logps["policy"]
-        return RECORDS[self.card.record](logps, reference, inputs, self._mean_over_ranks)
+        return RECORDS[self.card.record](logps, reference, inputs, ranks.mean)
 
     def metrics(self, record: Any, loss: Loss) -> dict[str, tuple[Tensor, Tensor]]:
         """(sum, count) of everything that is logged about a micro-batch."""
@@ -104,11 +105,6 @@ class GroupTrainer(Trainer):
             for column, name in enumerate(("logits/chosen", "logits/rejected")):
                 values[name] = (logits[present[:, column], column].sum(), present[:, column].sum())
         return values
-
-    def _mean_over_ranks(self, values: Tensor) -> Tensor:
-        pair = torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)])
-        total, count = self.accelerator.reduce(pair, reduction="sum")
-        return total / count
 
     def agreed(self, yes: bool) -> bool:
         """Whether all ranks say yes."""
@@ -191,7 +187,7 @@ class GroupTrainer(Trainer):
         model = self.model_wrapped if self.is_in_train else self._wrap_model(self.model, training=False)
         if not self.accelerator._models:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
-        was_training, tally = model.training, Tally()
+        was_training, tally, measured = model.training, Tally(), Tally()
         model.eval()
         for inputs in dataloader:
             with torch.no_grad():
@@ -203,9 +199,13 @@ class GroupTrainer(Trainer):
             if loss.nll is not None:
                 values["weight"] = values["rows"][0].new_tensor([loss.nll.weight, 1.0]).unbind()
             tally.add(values)
+            if self.card.measure is not None:
+                measured.add(self.card.measure(record, self.loss_args))
         model.train(was_training)
         means = self._means(tally)
+        self.measured = measured.totals(self._names(measured), self.args.device, self.accelerator.gather)
         value = means.pop("rows", float("nan")) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
+        means |= self.card.summarise(self.measured, self.loss_args)
         metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
         return EvalLoopOutput(
             predictions=(), label_ids=None, metrics=metrics, num_samples=self.num_examples(dataloader)
@@ -222,8 +222,11 @@ class GroupTrainer(Trainer):
 
     def _means(self, tally: Tally) -> dict[str, float]:
         """Over all ranks. One that had nothing but filler has no metrics, and still takes part."""
-        names = sorted(set(gather_object(list(tally.sums))))
-        return tally.means(names, self.args.device, self.accelerator.gather)
+        return tally.means(self._names(tally), self.args.device, self.accelerator.gather)
+
+    def _names(self, tally: Tally) -> list[str]:
+        """Metrics that any rank has."""
+        return sorted(set(gather_object(list(tally.sums))))
 
 
 def divide(optimizer: Any, rate_of: dict[int, float | None]) -> None:

@@ -88,6 +88,12 @@ class AllRanks:
         self.before = int((counts & (whose < self.accelerator.process_index)).sum())
         return everyone[counts, 0].to(values.dtype)
 
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of what all ranks have, as many values as each may have."""
+        pair = torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)])
+        total, count = self.accelerator.reduce(pair, reduction="sum")
+        return total / count
+
     def share(self, values: Tensor) -> Tensor:
         """What rank 0 has, on every rank."""
         return broadcast(values.contiguous())
@@ -111,15 +117,21 @@ class Tally:
             self.sums[name] = _joined(name, torch.stack([self.sums[name], pair])) if name in self.sums else pair
 
     def means(self, names: Sequence[str], device: Any, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Mean per metric over all ranks: `names` are those that any of them has, `gather` stacks a tensor on `device`
-        of all ranks along the first dimension. Metrics that nothing counted are left out."""
+        """Mean per metric over all ranks, as `totals` has them. Metrics that nothing counted are left out."""
+        pairs = self.totals(names, device, gather)
+        return with_margins({name: total / count for name, (total, count) in pairs.items() if count})
+
+    def totals(
+        self, names: Sequence[str], device: Any, gather: Callable[[Tensor], Tensor]
+    ) -> dict[str, tuple[float, float]]:
+        """(sum, count) per metric over all ranks: `names` are those that any of them has, `gather` stacks a tensor on
+        `device` of all ranks along the first dimension."""
         if not names:
             return {}
         nothing = torch.zeros(2, dtype=torch.double)
         own = torch.stack([self.sums.get(name, nothing).to(device) for name in names])
         table = gather(own[None]).cpu()
-        pairs = {name: _joined(name, table[:, i]).tolist() for i, name in enumerate(names)}
-        return with_margins({name: total / count for name, (total, count) in pairs.items() if count})
+        return {name: tuple(_joined(name, table[:, i]).tolist()) for i, name in enumerate(names)}
 
     def clear(self) -> None:
         """Forget everything."""

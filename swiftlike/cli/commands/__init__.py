@@ -10,7 +10,7 @@ COMMANDS = {
     "rlhf": ("swiftlike.cli.commands.rlhf:COMMAND", "Train on preferences: dpo, simpo, orpo, cpo, kto ..."),
     "check": ("swiftlike.cli.commands.check:COMMAND", "Read data sets and report every row that cannot be used."),
     "convert": ("swiftlike.cli.commands.convert:COMMAND", "Turn data files of one format into another."),
-    "list": ("swiftlike.cli.commands.list:COMMAND", "List models, datasets, losses or flags."),
+    "list": ("swiftlike.cli.commands.list:COMMAND", "List models, datasets, losses, formats or flags."),
     "env": ("swiftlike.cli.commands.env:COMMAND", "Show versions and hardware, for a bug report."),
 }
 

@@ -129,7 +129,7 @@ def test_lists_narrow_to_checkpoints_and_aliases(run) -> None:
 
 
 def test_list_without_a_kind(run) -> None:
-    assert "models|datasets|losses|flags" in run("list").err
+    assert "models|datasets|losses|formats|flags" in run("list").err
     assert "did you mean 'losses'?" in run("list", "lossse").err
 
 

@@ -22,6 +22,7 @@ from swiftlike.datasets_registry.apo import (
 )
 from swiftlike.datasets_registry.shapes import to_row
 from swiftlike.datasets_registry.turns import split_transcript
+from swiftlike.losses.apo_rm import normalised_scores
 from swiftlike.model_registry import TEMPLATES
 
 from .golden import Adapter, Case
@@ -183,7 +184,9 @@ def run_apo_item(case: Case) -> Case:
         truncation={"left": "left_each", "right": "right"}[params["truncation_side"]],
         whole=True,
     )
-    filled = padded_item(item["text"], item["scores"], params["max_response_num"] if params["padding"] else 0)
+    filled = padded_item(
+        item["text"], normalised_scores(item["scores"]), params["max_response_num"] if params["padding"] else 0
+    )
     group = encode(to_row(filled, "ranked")[0])
     batch = collated(group, pad=3)
     width = params["max_length"] if params["padding"] else batch["input_ids"].shape[1]

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from swiftlike.losses import LOSSES
+from swiftlike.losses.aipo import KINDS as AIPO_KINDS
 from swiftlike.losses.dpo import TERMS
 from swiftlike.losses.orpo import log1mexp
 
-from .records import group, loss_of, record_for
+from .records import group, loss_of, record_for, trained
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in LOSSES.names()),
@@ -24,20 +25,28 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("simpo", {"cpo_alpha": 0.0, "label_smoothing": 0.1}),
     ("orpo", {"orpo_nll_scope": "all"}),
     ("kto", {"desirable_weight": 0.7, "undesirable_weight": 1.3}),
+    *(("exo", {"loss_type": [kind], "beta_pi": 0.3, "beta_r": 0.7}) for kind in ("exo-rw", "dpo-rw")),
+    ("exo", {"exo_label_smoothing": 0.1, "exo_normalize_labels": True}),
+    ("exo", {"loss_type": ["exo-rw"], "min_log_target": -0.5}),
+    *(("aipo", {"loss_type": [kind], "aipo_gamma": 0.4, "label_smoothing": 0.2}) for kind in AIPO_KINDS),
+    ("beta_dpo", {"reference_free": True}),
+    ("rm", {"center_rewards_coefficient": 0.3}),
+    ("apo_rm", {"apo_loss_type": "diff", "apo_sample_num": 2, "rm_kl_coeff": 0.7}),
+    ("apo_rm", {"task_type": "rm"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "values"), VARIANTS)
 def test_gradcheck(name: str, values: dict[str, Any]) -> None:
-    """The batch loss as a function of the policy's summed log-probabilities."""
+    """The batch loss as a function of the policy's summed log-probabilities, or of rewards."""
     card = LOSSES.get(name)
     record = record_for(card)
-    args = card.args(**values)
+    args, field = card.args(**values), trained(record)
 
-    def value(policy: torch.Tensor) -> torch.Tensor:
-        return loss_of(card, dc.replace(record, policy=policy), args).value
+    def value(numbers: torch.Tensor) -> torch.Tensor:
+        return loss_of(card, dc.replace(record, **{field: numbers}), args).value
 
-    assert torch.autograd.gradcheck(value, record.policy.clone().requires_grad_())
+    assert torch.autograd.gradcheck(value, getattr(record, field).clone().requires_grad_())
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
@@ -51,12 +60,12 @@ def test_half_inputs_are_widened(name: str, dtype: torch.dtype) -> None:
         for f in dc.fields(record)
         if torch.is_tensor(v := getattr(record, f.name)) and v.is_floating_point()
     }
-    policy = half["policy"].requires_grad_()
+    numbers = half[trained(record)].requires_grad_()
     loss = loss_of(card, dc.replace(record, **half)).value
     wide = loss_of(card, dc.replace(record, **{name: value.float() for name, value in half.items()})).value
     assert loss.dtype == torch.float32
     assert loss.equal(wide)
-    (slope,) = torch.autograd.grad(loss, policy)
+    (slope,) = torch.autograd.grad(loss, numbers)
     assert slope.dtype == dtype
     assert slope.isfinite().all()
 

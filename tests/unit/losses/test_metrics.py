@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from swiftlike.losses import LOSSES
-from swiftlike.losses.metrics import preference_metrics, with_margins
+from swiftlike.losses.metrics import preference_metrics
+from swiftlike.trainers.records import Tally
 
 from .records import group, labelled, loss_of, record_for
 
@@ -17,8 +18,10 @@ Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 def means(*parts: Pairs) -> dict[str, float]:
     """As a trainer averages over ranks and micro-batches: add, then divide what was counted."""
-    added = {k: (sum(p[k][0] for p in parts), sum(p[k][1] for p in parts)) for k in parts[0]}
-    return with_margins({k: float(total / count) for k, (total, count) in added.items() if count})
+    tally = Tally()
+    for part in parts:
+        tally.add(part)
+    return tally.means(list(parts[0]), "cpu", lambda one: one)
 
 
 def rows(record, part: slice):

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings, strategies
 
 from swiftlike.losses import LOSSES
-from swiftlike.losses.base import GroupLogps
+from swiftlike.losses.base import GroupLogps, GroupRewards
 
-from .records import group, labelled, loss_of, record_for
+from .records import group, labelled, loss_of, record_for, trained
 
 seeds = strategies.integers(0, 10_000)
 PAIRS = [card for card in LOSSES if card.data == "pair" and card.record == "group"]
@@ -30,9 +30,10 @@ def test_rows_and_rewards(name: str, seed: int) -> None:
     """One loss per row, one reward per completion, rewards and metrics without gradient."""
     card = LOSSES.get(name)
     record = record_for(card, seed)
-    loss = loss_of(card, dc.replace(record, policy=record.policy.clone().requires_grad_()))
-    assert loss.rows.shape == record.policy.shape[:1]
-    assert loss.rewards.shape == record.policy.shape
+    values = getattr(record, trained(record))
+    loss = loss_of(card, dc.replace(record, **{trained(record): values.clone().requires_grad_()}))
+    assert loss.rows.shape == values.shape[:1]
+    assert loss.rewards.shape == values.shape
     assert not loss.rewards.requires_grad
     assert not any(value.requires_grad for value in loss.metrics.values())
     assert loss.value.requires_grad
@@ -45,7 +46,7 @@ def test_order_of_rows(name: str, seed: int) -> None:
     """A shuffled batch gives shuffled rows and the same loss."""
     card = LOSSES.get(name)
     record = record_for(card, seed)
-    order = torch.randperm(len(record.policy), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(getattr(record, trained(record))), generator=torch.Generator().manual_seed(seed))
     fields = {f.name: getattr(record, f.name) for f in dc.fields(record)}
     mixed = dc.replace(record, **{k: v[order] for k, v in fields.items() if v is not None and v.ndim})
     loss, other = loss_of(card, record), loss_of(card, mixed)
@@ -69,14 +70,17 @@ def test_gradient_signs(card, seed: int) -> None:
 @given(seed=seeds)
 @quick
 def test_reference_matters_only_as_a_difference(name: str, seed: int) -> None:
-    """Policy and reference moved by the same amount per answer leave the rows alone."""
+    """Policy and reference moved by the same amount per answer leave the rows alone, AIPO's NLL of the policy apart."""
     card = LOSSES.get(name)
+    args = card.args(loss_type=["alpha_dpo"], aipo_alpha=0.0) if name == "aipo" else card.args()
     record = record_for(card, seed)
     moved = dc.replace(record, policy=record.policy - 3, reference=record.reference - 3)
-    torch.testing.assert_close(loss_of(card, moved).rows, loss_of(card, record).rows)
+    torch.testing.assert_close(loss_of(card, moved, args).rows, loss_of(card, record, args).rows)
 
 
-@pytest.mark.parametrize("name", [card.name for card in LOSSES if not card.needs_reference(card.args())])
+@pytest.mark.parametrize(
+    "name", [card.name for card in LOSSES if not card.needs_reference(card.args()) and card.record != "rewards"]
+)
 def test_reference_is_not_read(name: str) -> None:
     """An objective that says it needs no reference works without one."""
     card = LOSSES.get(name)
@@ -184,6 +188,34 @@ def test_kto_kl_has_no_gradient_and_no_negative_side() -> None:
     below, zero = (loss_of(card, dc.replace(record, kl=torch.tensor(value).double())) for value in (-2.0, 0.0))
     assert below.rows.equal(zero.rows)
     assert below.metrics["kl"] == 0
+
+
+@pytest.mark.parametrize("name", [card.name for card in LOSSES if card.record == "rewards"])
+@given(seed=seeds)
+@quick
+def test_pairs_counted_ahead(name: str, seed: int) -> None:
+    """The trainer divides by what is counted before the forward pass: the same number as the loss finds."""
+    card = LOSSES.get(name)
+    record = record_for(card, seed)
+    assert isinstance(record, GroupRewards)
+    missing = dc.replace(record, present=record.present & (torch.arange(4)[:, None] != seed % 5))
+    for one in (record, missing):
+        assert loss_of(card, one).units == float(card.units(one.scores, one.present, card.args()))
+
+
+@pytest.mark.parametrize("name", [card.name for card in LOSSES if card.record == "rewards"])
+@given(seed=seeds)
+@quick
+def test_rewards_rise_for_better_answers(name: str, seed: int) -> None:
+    """A step down raises the best answer and lowers the worst; an answer that is not there has no gradient."""
+    card = LOSSES.get(name)
+    record = record_for(card, seed)
+    assert isinstance(record, GroupRewards)
+    values = record.rewards.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss_of(card, dc.replace(record, rewards=values)).value, values)
+    assert (slope[:, 0] < 0).all()
+    assert (slope[:, 1] > 0).all()
+    assert (slope[~record.present] == 0).all()
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

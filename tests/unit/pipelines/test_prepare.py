@@ -109,6 +109,23 @@ def test_encoder_options(folders: Path, strategy: str | None, wanted: str) -> No
     assert encoder(asked(folders, "llama"), opened(folders, "llama"), False).max_length is None
 
 
+def test_every_limit_reaches_the_encoder(folders: Path) -> None:
+    words = "--truncation_mode keep_end --max_length 60 --max_prompt_length 40 --max_gen_len 30"
+    run = asked(folders, "llama", *words.split())
+    limits = encoder(run, opened(folders, "llama"), False).lengths
+    assert (limits.strategy, limits.total, limits.prompt, limits.completion) == ("keep_end", 60, 40, 30)
+
+
+def test_prompts_over_their_own_limit_are_bad_rows(folders: Path) -> None:
+    run = asked(folders, "llama", "--max_prompt_length", "40", "--max_completion_length", "2")
+    found, problems = encode_lengths(
+        run, [row("Short?", "A long answer. " * 30), row("long " * 90, origin="l:2")], False
+    )
+    assert max(found["row"]) > 100
+    assert [(problem.origin, problem.kind) for problem in problems] == [("l:2", LONG)]
+    assert "--max_prompt_length is 40" in problems[0].detail
+
+
 def test_bad_rows_are_told_apart(folders: Path) -> None:
     run = asked(folders, "llama", "--max_length", "60")
     picture = Row(Turns((Message("user", "<image>?"),), (Image("a.png"),)), row("x").completions, origin="p:3")

@@ -15,6 +15,7 @@ SPACED = (Message("system", " s "), Message("user", " q "))
     ("name", "text"),
     [
         ("mistral-instruct", "<s>[INST] s\n\n q  [/INST]"),
+        ("llama", "<s>[INST] <<SYS>>\n s \n<</SYS>>\n\n q [/INST]"),
         ("vicuna", "<s>s\n\nUSER: q\nASSISTANT:"),
         ("zephyr", "<|system|>\n s </s>\n<|user|>\n q </s>\n<|assistant|>\n"),
     ],
@@ -31,6 +32,19 @@ def test_other_special_tokens(name: str) -> None:
     assert text.count("</s>") == 1
     assert "<eos>" in text
     assert text.startswith("<bos>") == (name != "zephyr")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mistral-instruct", "<s>[INST] \n\nq [/INST]"),
+        ("llama", "<s>[INST] <<SYS>>\n\n<</SYS>>\n\nq [/INST]"),
+        ("vicuna", "<s>\n\nUSER: q\nASSISTANT:"),
+        ("zephyr", "<|system|>\n</s>\n<|user|>\nq</s>\n<|assistant|>\n"),
+    ],
+)
+def test_an_empty_system_message_is_written(name: str, text: str) -> None:
+    assert aipo_text(name, (Message("system", ""), Message("user", "q"))) == text
 
 
 def test_vicuna_without_system_has_no_first_token() -> None:
