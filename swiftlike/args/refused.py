@@ -63,7 +63,7 @@ _GROUPS = (
         ("auto", "none"),
     ),
     Refused(
-        "predict_with_generate max_new_tokens do_sample temperature top_k top_p repetition_penalty num_beams "
+        "predict_with_generate max_new_tokens do_sample top_k top_p repetition_penalty num_beams "
         "eval_human show_dataset_sample stop_words infer_backend merge_lora save_result "
         "load_args load_args_from_ckpt_dir load_dataset_config load_data_args result_path ckpt_dir stream",
         "it belongs to generating answers; continue an adapter with --adapters, a checkpoint with "

@@ -22,7 +22,7 @@ class BetaDpoArgs:
     """Flags of --rlhf_type beta_dpo."""
 
     beta: float = arg(0.1, "beta at an average gap; evaluation uses it as it is", ge=0)
-    beta_scale: float = arg(0.6, "how strongly beta follows the (unscaled) gap of a batch", aliases=("a",))
+    beta_scale: float = arg(0.6, "how strongly beta follows the (unscaled) gap of a batch")
     beta_filter_ratio: float = arg(0.2, "share of each batch that is left out as outliers", ge=0, le=1)
     beta_momentum: float = arg(0.9, "share of the old value in the running mean and deviation", ge=0, le=1)
     beta_min: float = arg(1e-3, "beta is never lower", ge=0)

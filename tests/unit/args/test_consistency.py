@@ -62,7 +62,7 @@ def test_the_least_that_is_needed() -> None:
         ("--load_best_model_at_end --save_strategy epoch", "needs --save_strategy to be --eval_strategy"),
         (
             "--rlhf_type simpo --ref_model r",
-            "--ref_model: simpo compares with no reference; those that do are dpo, kto",
+            "--ref_model: simpo compares with no reference; those that do are aipo, beta_dpo, dpo, exo, kto",
         ),
         ("--rlhf_type orpo --ref_model_type qwen2", "--ref_model_type: orpo compares"),
         ("--rlhf_type cpo --ref_adapters a/b", "--ref_adapters: cpo compares"),

@@ -1,0 +1,1 @@
+"""Models that answer: transformers (pt) and vLLM behind one small interface. Hot."""
