@@ -44,7 +44,9 @@ class Policies(nn.Module):
         first, second, third = logps.split([1, LETTERS, LETTERS**2], dim=2)
         first = first.reshape(*first.shape[:2], LETTERS, 1, 1)
         second = second.unflatten(2, (LETTERS, 1))[..., None]
-        return (first + second.reshape(*second.shape[:3], LETTERS, 1) + third.unflatten(2, (LETTERS, LETTERS))).flatten(2)
+        return (first + second.reshape(*second.shape[:3], LETTERS, 1) + third.unflatten(2, (LETTERS, LETTERS))).flatten(
+            2
+        )
 
 
 class World(NamedTuple):

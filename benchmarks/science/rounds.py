@@ -43,7 +43,7 @@ def language_model(seed: int) -> LlamaForCausalLM:
     """An untrained one that can be sampled from and scored."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(WORDS) + 4,
+        vocab_size=24,
         hidden_size=HIDDEN,
         intermediate_size=2 * HIDDEN,
         num_hidden_layers=2,
@@ -86,7 +86,9 @@ def words_of(answer: Ids) -> Ids:
 
 
 @torch.no_grad()
-def sample(model: LlamaForCausalLM, given: Sequence[Ids], count: int, limit: int, chance: torch.Generator) -> list[list[Ids]]:
+def sample(
+    model: LlamaForCausalLM, given: Sequence[Ids], count: int, limit: int, chance: torch.Generator
+) -> list[list[Ids]]:
     """`count` answers to each prompt, at temperature 1. An answer stops at its end token or at `limit` tokens."""
     ids = torch.tensor(given).repeat_interleave(count, 0)
     answers: list[Ids] = [[] for _ in ids]

@@ -27,7 +27,7 @@ class UseArgs:
 class GenerateArgs:
     max_new_tokens: int | None = arg(
         None,
-        "most tokens of an answer; none: what the model's context leaves",
+        "most tokens of an answer; none: what the context leaves",
         ge=1,
         aliases=("max_completion_tokens",),
     )

@@ -78,7 +78,7 @@ class Answer:
 
 @dc.dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
-    """New text of completion `index`. The last one of each completion has `finish`; `ids` are the tokens so far unseen."""
+    """New text of completion `index`. The last one of each completion has `finish`; `ids` are new tokens."""
 
     index: int
     text: str

@@ -46,7 +46,7 @@ def labelled_record(
     )
 
 
-def rewards_record(rewards: Tensor, batch: dict[str, Any]) -> GroupRewards:
+def rewards_record(rewards: Tensor, reference: Tensor | None, batch: dict[str, Any], mean: Mean) -> GroupRewards:
     """What a reward model said of K completions of a prompt."""
     return GroupRewards(
         rewards=rewards,
@@ -57,7 +57,11 @@ def rewards_record(rewards: Tensor, batch: dict[str, Any]) -> GroupRewards:
     )
 
 
-RECORDS: dict[str, Callable[..., Any]] = {"group": group_record, "labelled": labelled_record}
+RECORDS: dict[str, Callable[..., Any]] = {
+    "group": group_record,
+    "labelled": labelled_record,
+    "rewards": rewards_record,
+}
 
 
 def only(record: Any, real: Tensor) -> Any:

@@ -24,7 +24,7 @@ from swiftlike.models.reward_head import base_of
 from swiftlike.pipelines.prepare import open_checkpoint
 from swiftlike.pipelines.train import loss_card, read_data
 
-from .runs import Ran, distributed, same, train, words, write_rows
+from .runs import distributed, same, train, words, write_rows
 
 RM = {"rlhf_type": "rm", "model_type": "tiny-llama", "learning_rate": 1e-2}
 APO = {**RM, "rlhf_type": "apo_rm"}
