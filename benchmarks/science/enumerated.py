@@ -20,33 +20,31 @@ BLANK = LETTERS  # a place of the answer that is not written yet
 
 
 class Policies(nn.Module):
-    """One network with a hidden layer for each seed: letters so far to log-probabilities of the next one."""
+    """One network with a hidden layer for each seed: letters so far to log-probabilities of the next one.
 
-    def __init__(self, seeds: Sequence[int], width: int) -> None:
+    It is asked for all answers to all of its `prompts` [S, P, 2] at once.
+    """
+
+    def __init__(self, seeds: Sequence[int], prompts: Tensor, width: int) -> None:
         super().__init__()
-        inputs = (PROMPT + ANSWER - 1) * (LETTERS + 1)
+        self.count = prompts.shape[1]
+        self.register_buffer("seen", nn.functional.one_hot(_beginnings(prompts), LETTERS + 1).flatten(2).float())
+        places, inputs = PROMPT + ANSWER - 1, self.seen.shape[-1]
         drawn = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.lower = nn.Parameter(torch.stack([torch.randn(inputs, width, generator=one) for one in drawn]))
-        self.upper = nn.Parameter(torch.stack([torch.randn(width, LETTERS, generator=one) for one in drawn]))
-        self.bias = nn.Parameter(torch.zeros(len(seeds), 1, LETTERS))
-        with torch.no_grad():
-            self.lower.mul_((PROMPT + ANSWER - 1) ** -0.5)
-            self.upper.mul_(width**-0.5)
+        lower = torch.stack([torch.randn(inputs, width, generator=one) for one in drawn])
+        upper = torch.stack([torch.randn(width, LETTERS, generator=one) for one in drawn])
+        self.lower = nn.Parameter(lower * places**-0.5)
+        self.upper = nn.Parameter(upper * width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(len(drawn), 1, LETTERS))
 
-    def forward(self, letters: Tensor) -> Tensor:
-        """`letters` [S, N, 4] to [S, N, 6]."""
-        seen = nn.functional.one_hot(letters, LETTERS + 1).flatten(2).float()
-        return ((seen @ self.lower).tanh() @ self.upper + self.bias).log_softmax(-1)
-
-    def answers(self, prompts: Tensor) -> Tensor:
-        """Log-probabilities [S, P, 216] of all answers to `prompts` [S, P, 2], in alphabetical order."""
-        logps = self(_beginnings(prompts)).unflatten(1, (prompts.shape[1], -1))
-        first, second, third = logps.split([1, LETTERS, LETTERS**2], dim=2)
+    def forward(self) -> Tensor:
+        """Log-probabilities [S, P, 216] of all answers, in alphabetical order."""
+        logps = ((self.seen @ self.lower).tanh() @ self.upper + self.bias).log_softmax(-1)
+        first, second, third = logps.unflatten(1, (self.count, -1)).split([1, LETTERS, LETTERS**2], dim=2)
+        # [S, P, first letter, second letter, third letter]
         first = first.reshape(*first.shape[:2], LETTERS, 1, 1)
-        second = second.unflatten(2, (LETTERS, 1))[..., None]
-        return (first + second.reshape(*second.shape[:3], LETTERS, 1) + third.unflatten(2, (LETTERS, LETTERS))).flatten(
-            2
-        )
+        second = second.unsqueeze(-1)
+        return (first + second + third.unflatten(2, (LETTERS, LETTERS))).flatten(2)
 
 
 class World(NamedTuple):
@@ -84,15 +82,15 @@ def make_world(seeds: Sequence[int], *, prompts: int, width: int, rough: float, 
     """
     drawn = [_draw(seed, prompts, rough) for seed in seeds]
     chosen, rewards = (torch.stack(part) for part in zip(*drawn, strict=True))
-    policies, written = Policies(seeds, width), torch.softmax(rewards, dim=-1)
+    policies, written = Policies(seeds, chosen, width), torch.softmax(rewards, dim=-1)
     optimizer = torch.optim.Adam(policies.parameters(), lr=2e-2)
     for _ in range(steps):
-        loss = -(written * policies.answers(chosen)).sum(-1).mean(-1).sum()
+        loss = -(written * policies()).sum(-1).mean(-1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        return World(chosen, rewards, policies.answers(chosen), policies)
+        return World(chosen, rewards, policies(), policies)
 
 
 def _beginnings(prompts: Tensor) -> Tensor:

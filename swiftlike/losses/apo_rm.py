@@ -165,10 +165,10 @@ def advice(rows: Sequence[Any], args: ApoRmArgs, together: int) -> str | None:
 def words(args: ApoRmArgs) -> str:
     """`pairs of scored answers(...): 1.0 x annotated + 0.1 / 4 x adversarial (ranking)`."""
     if args.task_type == "rm":
-        return f"ranking of all pairs of scored answers({head_words(args)})"  # type: ignore[arg-type]
+        return f"ranking of all pairs of scored answers({head_words(args)})"
     number = args.apo_sample_num if args.apo_sample_num is not None else "apo_sample_num"
     game = f"{args.apo_loss_coeff} / {number} x adversarial pairs ({args.apo_loss_type})"
-    return f"APO reward model({head_words(args)}): {args.rm_kl_coeff} x annotated pairs + {game}"  # type: ignore[arg-type]
+    return f"APO reward model({head_words(args)}): {args.rm_kl_coeff} x annotated pairs + {game}"
 
 
 CARD = LossCard(
@@ -190,8 +190,8 @@ CARD = LossCard(
     "sigmoid; adversarial: c = apo_loss_coeff / apo_sample_num, f the same or minus the difference",
     when="Answers come as lists with scores, or you train the reward model against samples of the policy (items with "
     "`type` apo). Evaluation reports accuracy, average score and calibration, and draws a reliability diagram.",
-    defaults="apo_loss_coeff 0.1 is that of the original's README (its code has 0); apo_sample_num is counted in the data "
-    "(the code has 1, the README 4).",
+    defaults="apo_loss_coeff 0.1 is that of the original's README (its code has 0); apo_sample_num is counted in the "
+    "data (the code has 1, the README 4).",
     differs=(
         "The number of pairs is that of the whole optimiser step, so how a step is split changes nothing; the original "
         "divides by those of each micro-batch, which with one item each never mixes both kinds.",

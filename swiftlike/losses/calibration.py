@@ -37,7 +37,7 @@ def edges(probabilities: Tensor, n_bins: int, strategy: str = "uniform") -> Tens
 
 
 def bin_sums(outcomes: Tensor, probabilities: Tensor, inner: Tensor) -> Tensor:
-    """[3, n]: summed probabilities, summed outcomes and how many, of each bin. A value on an edge is in the lower bin."""
+    """[3, n]: summed probabilities, summed outcomes and counts of the bins. A value on an edge is in the lower bin."""
     import torch
 
     values = torch.stack([probabilities.double(), outcomes.double(), torch.ones_like(probabilities).double()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from swiftlike.core.declare import arg, section
 from swiftlike.losses.base import GroupRewards, Loss, LossCard, log_sigmoid
@@ -11,7 +11,14 @@ from swiftlike.losses.terms import pair_difference, widened
 if TYPE_CHECKING:
     from torch import Tensor
 
-POOLINGS = ("eos", "last", "mean", "max")
+
+class Head(Protocol):
+    """The flags of every objective that trains a reward model."""
+
+    @property
+    def rm_pooling(self) -> str: ...
+    @property
+    def rm_head_dropout(self) -> float: ...
 
 
 @section
@@ -72,8 +79,8 @@ def units(scores: Tensor | None, present: Tensor, args: RmArgs) -> Tensor:
     return present.all(1).sum()
 
 
-def head_words(args: RmArgs) -> str:
-    """`score of the eos token`, with the head's dropout where there is any."""
+def head_words(args: Head) -> str:
+    """`reward read from the last token`, with the head's dropout where there is any."""
     read = {"eos": "the last token", "last": "the token before the end", "mean": "the mean of all tokens"}
     dropout = f", head dropout {args.rm_head_dropout}" if args.rm_head_dropout else ""
     return f"reward read from {read.get(args.rm_pooling, 'the largest of each feature')}{dropout}"

@@ -229,11 +229,7 @@ def resume_folder(run: Run) -> str | None:
 
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
     """Model, reference and trainer."""
-    from transformers import PrinterCallback
-
     from swiftlike.trainers.checkpoint import CheckpointTrainer
-    from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
-    from swiftlike.trainers.reliability import Reliability
 
     vision_trained = checkpoint.adapter is not None and may_train_vision(run.tuner)
     steps = total_steps(run, len(data.train))
@@ -278,16 +274,24 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     )
     if isinstance(reference, Stored) and sharded:
         reference.together = trainer.agreed
+    observe(trainer, run, card, folder)
+    return trainer
+
+
+def observe(trainer: Any, run: Run, card: LossCard, folder: Path) -> None:
+    """Replace transformers' output by ours, and watch for the end."""
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
+    from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
+    from swiftlike.trainers.reliability import Reliability
+
     trainer.remove_callback(PrinterCallback)
     for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
         trainer.add_callback(callback)
     if card.measure is not None:
         trainer.add_callback(Reliability(folder, lambda: trainer.measured))
     if run.train.early_stop_interval:
-        from transformers import EarlyStoppingCallback
-
         trainer.add_callback(EarlyStoppingCallback(run.train.early_stop_interval))
-    return trainer
 
 
 def groups(encoded: list[Encoded], checkpoint: Checkpoint, run: Run) -> Groups:

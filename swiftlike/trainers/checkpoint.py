@@ -31,7 +31,7 @@ class CheckpointTrainer(GroupTrainer):
     `classifier_pad`, its padding token, a reward model is saved as a sequence classifier.
     """
 
-    def __init__(  # noqa: PLR0913 - facts of a run, by keyword
+    def __init__(
         self,
         *args: Any,
         source_folder: Path,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -18,7 +17,7 @@ from swiftlike.losses.metrics import preference_metrics
 from swiftlike.models.logps import group_logps, model_inputs
 from swiftlike.models.reference import Reference
 from swiftlike.models.reward_head import group_rewards, reward_inputs
-from swiftlike.trainers.records import RECORDS, AllRanks, Tally, only, rewards_record
+from swiftlike.trainers.records import RECORDS, AllRanks, Tally, averages, everywhere, only
 
 
 class GroupTrainer(Trainer):
@@ -88,7 +87,7 @@ class GroupTrainer(Trainer):
     def _record(self, model: nn.Module, inputs: dict[str, Any], ranks: AllRanks) -> Any:
         if self.card.record == "rewards":
             self._logits, self._scored = None, group_rewards(model(**reward_inputs(inputs)), inputs)
-            return rewards_record(self._scored, inputs)
+            return RECORDS["rewards"](self._scored, None, inputs, ranks.mean)
         logps = group_logps(model(**model_inputs(inputs)), inputs)
         reference = None
         if self.reference is not None:
@@ -202,8 +201,8 @@ class GroupTrainer(Trainer):
             if self.card.measure is not None:
                 measured.add(self.card.measure(record, self.loss_args))
         model.train(was_training)
-        means = self._means(tally)
-        self.measured = measured.totals(self._names(measured), self.args.device, self.accelerator.gather)
+        means = averages(everywhere(tally, self.accelerator))
+        self.measured = everywhere(measured, self.accelerator)
         value = means.pop("rows", float("nan")) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
         means |= self.card.summarise(self.measured, self.loss_args)
         metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
@@ -216,17 +215,9 @@ class GroupTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Training lines get the metrics gathered since the last one."""
         if "loss" in logs and "eval_loss" not in logs:
-            logs |= self._means(self.tally)
+            logs |= averages(everywhere(self.tally, self.accelerator))
             self.tally.clear()
         super().log(logs, start_time)
-
-    def _means(self, tally: Tally) -> dict[str, float]:
-        """Over all ranks. One that had nothing but filler has no metrics, and still takes part."""
-        return tally.means(self._names(tally), self.args.device, self.accelerator.gather)
-
-    def _names(self, tally: Tally) -> list[str]:
-        """Metrics that any rank has."""
-        return sorted(set(gather_object(list(tally.sums))))
 
 
 def divide(optimizer: Any, rate_of: dict[int, float | None]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
 from swiftlike.losses.base import GroupLogps, GroupRewards, LabelledLogps
@@ -122,8 +122,7 @@ class Tally:
 
     def means(self, names: Sequence[str], device: Any, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Mean per metric over all ranks, as `totals` has them. Metrics that nothing counted are left out."""
-        pairs = self.totals(names, device, gather)
-        return with_margins({name: total / count for name, (total, count) in pairs.items() if count})
+        return averages(self.totals(names, device, gather))
 
     def totals(
         self, names: Sequence[str], device: Any, gather: Callable[[Tensor], Tensor]
@@ -140,6 +139,17 @@ class Tally:
     def clear(self) -> None:
         """Forget everything."""
         self.sums = {}
+
+
+def averages(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """What is logged of (sum, count) pairs; metrics that nothing counted are left out."""
+    return with_margins({name: total / count for name, (total, count) in totals.items() if count})
+
+
+def everywhere(tally: Tally, accelerator: Any) -> dict[str, tuple[float, float]]:
+    """Totals over all ranks. One that had nothing but filler has no metrics, and still takes part."""
+    names = sorted(set(gather_object(list(tally.sums))))
+    return tally.totals(names, accelerator.device, accelerator.gather)
 
 
 def _joined(name: str, pairs: Tensor) -> Tensor:
