@@ -7,6 +7,7 @@ import json
 import platform
 import statistics
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,14 +51,13 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
 def machine() -> dict[str, str]:
     """What the numbers were made with. Threads are those of this process."""
     import torch
-    import transformers
 
     return {
         "platform": platform.platform(),
         "processor": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": metadata.version("transformers"),
         "threads": str(torch.get_num_threads()),
     }
 

@@ -75,7 +75,7 @@ def kl(one: Tensor, other: Tensor) -> Tensor:
     return (one.exp() * (one - other)).sum(-1).mean(-1)
 
 
-def make_world(seeds: Sequence[int], *, prompts: int, width: int, rough: float, steps: int = 400) -> World:
+def make_world(seeds: Sequence[int], *, prompts: int, width: int, rough: float, steps: int) -> World:
     """Draws prompts and rewards, and fits the references to answers better than a blind writer's: `exp(reward)`.
 
     A share `rough` of the rewards' variance is drawn anew for every answer, so that no small network can follow it.

@@ -12,7 +12,7 @@ from swiftlike.args import hf
 from swiftlike.args.data import KEPT_PROMPT
 from swiftlike.args.rlhf import reference_problems
 from swiftlike.core.errors import suggestion
-from swiftlike.core.files import RECORDS, newest_checkpoint
+from swiftlike.core.files import RECORDS, named_folders, newest_checkpoint
 from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.core.optional import available
 
@@ -23,6 +23,13 @@ _NO_MODEL = (
 _NO_DATA = (
     "--dataset is missing: a name, a hub id or a file, as in --dataset rlaif-v#1000 or --dataset pairs.jsonl "
     "(see `swiftlike list datasets`)"
+)
+_NO_MODEL_TO_USE = (
+    "no model: give --ckpt_dir (a checkpoint of a training run), or --model (an id, a folder or a registered name)"
+)
+_REMOTE_CODE = (
+    "--trust_remote_code true: code from a hub is never run; use a checkpoint whose architecture transformers has "
+    "itself, or add the family in a --plugin"
 )
 _LORA = "lora_ use_dora use_rslora init_lora_weights modules_to_save"
 _SHAPE = "lora_rank lora_alpha lora_bias lora_target_ use_dora use_rslora init_lora_weights modules_to_save"
@@ -36,14 +43,71 @@ def training(run: Run) -> list[str]:
     return missing + data(run) + _files(run) + values + reference_problems(run) + _loss(run)
 
 
+def using(run: Run) -> list[str]:
+    """Problems of a command that uses a model: which one it is, and how it is to answer."""
+    use, model = run.use, run.model
+    named = model.model or model.model_type or use.ckpt_dir or use.adapters
+    problems = [] if named else [_NO_MODEL_TO_USE]
+    if model.trust_remote_code:
+        problems.append(_REMOTE_CODE)
+    whole = False
+    if use.ckpt_dir:
+        folder = _used(use.ckpt_dir)
+        problems += _checkpoint_to_use(use.ckpt_dir, folder)
+        whole = (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
+        if whole and (given := _given(run, "model")) and "model" in given:
+            problems.append(f"--model {model.model}: --ckpt_dir {use.ckpt_dir} is a whole model; give one of them")
+    problems += _adapters_to_use(use.adapters)
+    count = len(use.adapters) + bool(use.ckpt_dir and not whole)
+    if use.merge_lora and count != 1:
+        problems.append(f"--merge_lora merges one adapter; there are {count or 'none'}")
+    return problems + (_choosing(run) if "generate" in run.sections else [])
+
+
+def _used(name: str) -> Path:
+    """The checkpoint folder, of a run folder its newest one."""
+    folder = Path(name).expanduser()
+    whole = any((folder / file).is_file() for file in ("adapter_config.json", "config.json"))
+    inside = newest_checkpoint(folder) if folder.is_dir() and not whole else None
+    return inside or folder
+
+
+def _checkpoint_to_use(name: str, folder: Path) -> list[str]:
+    if not Path(name).expanduser().is_dir():
+        return [f"--ckpt_dir: no folder {name!r}"]
+    if any((folder / file).is_file() for file in ("adapter_config.json", "config.json")):
+        return []
+    return [f"--ckpt_dir {name} has neither adapter_config.json nor config.json, nor checkpoints: it is no checkpoint"]
+
+
+def _adapters_to_use(words: list[str]) -> list[str]:
+    problems, seen = [], set()
+    for name, folder in named_folders(words):
+        if name in seen:
+            problems.append(f"--adapters: the name {name!r} is given twice; choose others, as in name=folder")
+        seen.add(name)
+        if not name or not folder:
+            problems.append(f"--adapters {name}={folder}: an adapter is a folder, or name=folder")
+        elif Path(folder).expanduser().is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", folder):
+            problems += _adapter("--adapters", str(_used(folder)))
+    return problems
+
+
+def _choosing(run: Run) -> list[str]:
+    """How tokens are chosen."""
+    asked, problems = run.generate, []
+    if asked.do_sample and asked.temperature == 0:
+        problems.append("--do_sample true and --temperature 0 say opposite things")
+    if asked.num_beams > 1 and run.use.infer_backend == "vllm":
+        problems.append("--num_beams: vllm has no beam search here; use --infer_backend pt")
+    return problems
+
+
 def data(run: Run) -> list[str]:
     """Problems of the data section, and code of strangers."""
     rows, problems = run.data, [] if run.data.dataset else [_NO_DATA]
     if run.model.trust_remote_code:
-        problems.append(
-            "--trust_remote_code true: code from a hub is never run; use a checkpoint whose architecture transformers "
-            "has itself, or add the family in a --plugin"
-        )
+        problems.append(_REMOTE_CODE)
     if rows.interleave_prob and len(rows.interleave_prob) != len(rows.dataset):
         problems.append(f"--interleave_prob has {len(rows.interleave_prob)} numbers for {len(rows.dataset)} data sets")
     if rows.interleave_prob and abs(sum(rows.interleave_prob) - 1) > 1e-6:

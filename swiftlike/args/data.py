@@ -24,7 +24,9 @@ class DataArgs:
     )
     dataset_seed: int | None = arg(None, "seed of sampling and splitting; none: --seed", aliases=("data_seed",))
     train_dataset_sample: int = arg(-1, "most training rows in all; -1: every row", ge=-1)
-    val_dataset_sample: int = arg(-1, "most validation rows in all; -1: every row", ge=-1)
+    val_dataset_sample: int = arg(
+        -1, "most validation rows in all; -1: every row", ge=-1, aliases=("show_dataset_sample",)
+    )
     dataset_shuffle: bool = arg(True, "new order of the training rows in every epoch")
     interleave_prob: list[float] = arg([], "draw from each data set with these probabilities; none: one after another")
     stopping_strategy: Literal["first_exhausted", "all_exhausted"] = arg("first_exhausted", "when interleaving ends")

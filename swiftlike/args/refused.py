@@ -63,12 +63,10 @@ _GROUPS = (
         ("auto", "none"),
     ),
     Refused(
-        "predict_with_generate max_new_tokens do_sample top_k top_p repetition_penalty num_beams "
-        "eval_human show_dataset_sample stop_words infer_backend merge_lora save_result "
-        "load_args load_args_from_ckpt_dir load_dataset_config load_data_args result_path ckpt_dir stream",
-        "it belongs to generating answers; continue an adapter with --adapters, a checkpoint with "
-        "--resume_from_checkpoint",
+        "predict_with_generate eval_human save_result",
+        "generating answers is `swiftlike infer`: with --val_dataset for rows, without one to talk",
     ),
+    Refused("load_args load_args_from_ckpt_dir", "a checkpoint's own flags are always taken", ("true", "none")),
     Refused(
         "tools_prompt agent_template response_prefix enable_thinking template_backend use_chat_template "
         "template_mode norm_bbox",
@@ -125,7 +123,7 @@ _GROUPS = (
         "of `swiftlike list losses`",
     ),
     Refused("sft_beta", "use --rpo_alpha: the loss is DPO + rpo_alpha x NLL(chosen)"),
-    Refused("tp pp min_lr", "training does not run on Megatron", (*NOTHING, "1")),
+    Refused("pp min_lr", "training does not run on Megatron", (*NOTHING, "1")),
     Refused(
         "ld_alpha discopop_tau f_divergence_type f_alpha_divergence_coef use_weighting",
         "see `swiftlike rlhf --help loss` for what the objectives read",

@@ -16,7 +16,7 @@ from swiftlike.cli.normalise import Words, normalise
 from swiftlike.core.coerce import coerce
 from swiftlike.core.declare import Command
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import ARGS, read_args, read_document
+from swiftlike.core.files import ARGS, named_folders, newest_checkpoint, read_args, read_document
 from swiftlike.core.flags import Flags, nearest
 from swiftlike.core.merge import DEFAULT, Extra, Given, Run, merge
 
@@ -35,6 +35,10 @@ OF_THIS_START = frozenset(
         "run_name",
     )
 )
+
+
+# Flags that name a checkpoint; the first one that is given says what is restored.
+CHECKPOINTS = ("resume_from_checkpoint", "ckpt_dir", "adapters", "model")
 
 
 def build_run(command: Command, argv: list[str], env: Mapping[str, str]) -> tuple[Run, Words]:
@@ -96,16 +100,28 @@ def _saved(flags: Flags, layers: Iterable[Iterable[Given]]) -> list[Given]:
     asked: dict[str, Any] = {}
     for given in (given for layer in layers for given in layer):
         flag = flags.get(given.flag)
-        if flag is not None and flag.name in ("resume_from_checkpoint", "resume_only_model", "adapters", "model"):
+        if flag is not None and flag.name in (*CHECKPOINTS, "resume_only_model"):
             asked[flag.name] = given.raw[0] if isinstance(given.raw, list) and given.raw else given.raw
-    for name in ("resume_from_checkpoint", "adapters", "model"):
-        found = read_args(str(asked[name])) if asked.get(name) else None
+    for name in CHECKPOINTS:
+        folder = _folder(name, str(asked.get(name) or ""))
+        found = read_args(folder) if folder else None
         if found:
             weights_only = str(asked.get("resume_only_model", "false")).lower() in ("true", "1", "yes", "on")
             if name == "resume_from_checkpoint" and not weights_only and found[0].name == ARGS:
                 return _continued(flags, *found)
-            return _restored(flags, *found, continued=name != "model")
+            lora = (found[0].parent / "adapter_config.json").is_file()
+            whole = name == "model" or (name == "ckpt_dir" and not lora)
+            return _restored(flags, *found, continued=not whole)
     return []
+
+
+def _folder(name: str, given: str) -> Path | None:
+    """The checkpoint folder that a flag names; of a run folder its newest one."""
+    if not given:
+        return None
+    folder = Path(named_folders([given])[0][1] if name == "adapters" else given).expanduser()
+    inside = newest_checkpoint(folder) if name in ("ckpt_dir", "adapters") and folder.is_dir() else None
+    return inside if inside is not None and read_args(inside) else folder
 
 
 def _continued(flags: Flags, path: Path, saved: Mapping[str, Any]) -> list[Given]:

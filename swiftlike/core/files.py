@@ -110,6 +110,12 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     return found[max(found)] if found else None
 
 
+def named_folders(words: Iterable[str]) -> list[tuple[str, str]]:
+    """(name, folder) of `name=folder` words; a folder without a name is called after its last part."""
+    pairs = [word.split("=", 1) if "=" in word else (Path(word).expanduser().absolute().name, word) for word in words]
+    return [(name, folder) for name, folder in pairs]
+
+
 def _new_version(parent: Path, now: float | None) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     while True:

@@ -45,7 +45,8 @@ class Converter:
             self._bad([Problem(origin, error.kind, error.detail)])
             return ()
         # Two verdicts out of a pair contradict each other when its answers are equal: that shows in the pair only.
-        looked_at = (row,) if self.kind == "labelled" else found
+        # Where any row will do, its own answer is kept as it is and only the prompt must be good.
+        looked_at = to_kind(row, "prompt") if self.kind == "any" else (row,) if self.kind == "labelled" else found
         wrong = [problem for one in looked_at for problem in problems(one, self.pictures)]
         if wrong:
             self._bad(list(dict.fromkeys(wrong)))

@@ -54,8 +54,8 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
         refuse_bad_rows(report.problems)
     train = mix([rows for rows, _ in parts], data.interleave_prob, data.stopping_strategy, seed)
     val = [row for _, rows in (*parts, *held) for row in rows]
-    train = _capped(train, data.train_dataset_sample, seed)
-    val = _capped(val, data.val_dataset_sample, seed)
+    train = capped(train, data.train_dataset_sample, seed)
+    val = capped(val, data.val_dataset_sample, seed)
     if data.dataset and not train and ratio < 1:
         raise UserError(
             "no rows are left to train on", problems=[line for one in report.datasets for line in one.as_lines()]
@@ -190,7 +190,7 @@ def refuse_chances(chances: Sequence[float], count: int) -> None:
         raise UserError(f"--interleave_prob: the numbers are chances and sum to 1, not {sum(chances):g}")
 
 
-def _capped(rows: list[Row], most: int, seed: int) -> list[Row]:
+def capped(rows: list[Item], most: int, seed: int) -> list[Item]:
     """At most that many rows (-1: all), drawn at random, in their order."""
     if most < 0 or len(rows) <= most:
         return rows

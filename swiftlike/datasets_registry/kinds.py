@@ -41,14 +41,14 @@ def to_kind(row: Row, kind: str) -> tuple[Row, ...]:
 
     A pair gives its chosen answer, two labelled answers, or a ranking with scores 1 and 0; a ranking gives its best
     answer, or best against worst; a labelled answer is an answer to train on only when it was liked. Anything gives
-    its prompt; "auto" leaves a row as it is.
+    its prompt; "auto" leaves a row as it is, "any" does so even when it has no answer.
     """
     have = kind_of(row)
     if kind == "prompt":
         return (dc.replace(row, prompts=(), completions=(), scores=(), label=None, margin=None),)
     if kind == "auto" and have == "prompt":
         raise BadRow("unknown layout", "only a prompt, no answer")
-    if kind in ("auto", have):
+    if kind in ("any", "auto", have):
         return (row,)
     if have == "ranked" and kind in ("pair", "labelled", "completion"):
         row = best_against_worst(row) if kind != "completion" else _only(row, _best(row))

@@ -26,12 +26,19 @@ class Prepared:
     images: tuple[Image, ...] = ()
     grids: tuple[tuple[int, int], ...] = ()
     reader: Prompts | None = dc.field(default=None, repr=False, compare=False)
+    decoded: tuple[Pixels, ...] | None = dc.field(default=None, repr=False, compare=False)
 
     @property
     def pictures(self) -> tuple[Pixels, ...]:
-        """Tensors of each picture, decoded now: many prompts may wait, and pixels are large. BadRow when one is
-        broken."""
+        """Tensors of each picture, decoded when asked for: many prompts may wait, and pixels are large. BadRow when
+        one is broken."""
+        if self.decoded is not None:
+            return self.decoded
         return tuple(self.reader.pixels(image) for image in self.images) if self.reader else ()
+
+    def decode(self) -> Prepared:
+        """The same with its pictures decoded for good."""
+        return dc.replace(self, decoded=self.pictures)
 
 
 @dc.dataclass(kw_only=True)

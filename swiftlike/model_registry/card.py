@@ -79,13 +79,15 @@ class VisionCard:
 
     `adapter` is the dotted path of a `swiftlike.data.vision` class; `placeholder` the token repeated once per image
     feature; `image_text` what an `<image>` tag becomes before that expansion; `after` what follows a picture when the
-    text does not already start with it. `options` maps ms-swift's environment names to our flag they set.
+    text does not already start with it. `options` maps ms-swift's environment names to our flag they set. `unexpanded`
+    is what stands for a picture in a prompt for vLLM, which expands it itself, where that is not `image_text`.
     """
 
     adapter: str
     placeholder: str
     image_text: str
     after: str = ""
+    unexpanded: str = ""
     mrope: bool = False
     max_tokens: str = ""  # one line for people: how many tokens one picture takes
     options: Mapping[str, str] = dc.field(default_factory=dict)

@@ -106,6 +106,7 @@ INTERNVL = ModelCard(
         placeholder="<IMG_CONTEXT>",
         image_text="<img><IMG_CONTEXT></img>",
         after="\n",
+        unexpanded="<IMG_CONTEXT>",
         max_tokens="256 for each tile: up to 12 tiles and the whole picture, 3328",
         options={"MAX_NUM": "max_tiles", "MAX_PIXELS": "max_pixels"},
     ),

@@ -174,10 +174,11 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_reward_model(folder: str | Path, **keywords: Any) -> RewardModel:
+def load_reward_model(folder: str | Path, named: ModelArgs | None = None, **keywords: Any) -> RewardModel:
     """The reward model of a checkpoint: base, adapter, head and pooling as in training, dropout off.
 
-    Keywords go to `from_pretrained`. UserError when there is no head in the folder.
+    `named` is the model that its adapter belongs to, by default what its args.json says. Keywords go to
+    `from_pretrained`. UserError when there is no head in the folder.
     """
     folder = Path(folder)
     state = read_head(folder)
@@ -186,14 +187,14 @@ def load_reward_model(folder: str | Path, **keywords: Any) -> RewardModel:
             f"{folder} has no {HEAD} and is no sequence classifier: it is not a reward model",
             hint="name a checkpoint-N folder of `swiftlike rlhf --rlhf_type rm` or apo_rm",
         )
-    named = _named(folder)
+    named = named or _named(folder)
     source = locate(named)
     tokenizer = load_tokenizer(source)
     usual = {
         "dtype": choose_dtype(named.torch_dtype),
         "attn_implementation": choose_attention(source, load_config(source), named.attn_impl),
     }
-    model = load_model(source, **usual | keywords)
+    model: Any = load_trunk(source, **usual | keywords)
     fit_separator(model, tokenizer)
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
@@ -204,6 +205,19 @@ def load_reward_model(folder: str | Path, **keywords: Any) -> RewardModel:
     fill_head(head, state, folder)
     add_value_head(base, head, pooling)
     return RewardModel(model=model.eval(), pooling=pooling, source=source, tokenizer=tokenizer)
+
+
+def load_trunk(source: Source, **keywords: Any) -> PreTrainedModel:
+    """The language model of a reward model. A classifier has no language-model head, and none is needed."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    if is_classifier(source.folder):
+        logging.set_verbosity_error()
+    try:
+        return load_model(source, **keywords)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _named(folder: Path) -> ModelArgs:

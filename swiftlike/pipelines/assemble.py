@@ -16,7 +16,7 @@ from swiftlike.models.load import DTYPES, NATIVE, fit_separator, load_model, loc
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
-from swiftlike.models.reward_files import is_classifier
+from swiftlike.models.reward_files import is_classifier, load_trunk
 from swiftlike.models.tuning import add_lora, freeze, load_reference_adapter, no_dropout
 from swiftlike.pipelines.prepare import Checkpoint
 from swiftlike.pipelines.rewards import add_reward_head, is_reward
@@ -27,16 +27,12 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     source = dc.replace(checkpoint.source, folder=folder)
     if run.train.resume_only_model and run.tuner.sft_type == "full":
         source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
-    if not is_reward(card) and is_classifier(source.folder):
-        raise UserError(
-            f"{source.folder} is a sequence classifier (a reward model): it has no language-model head, so it cannot "
-            f"be trained with {card.name}",
-            hint="start from the model that it was trained from",
-        )
-    model = load_model(source, **_keywords(run, checkpoint))
+    if not is_reward(card):
+        _must_have_language_head(source.folder)
+    model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint))
     fit_separator(model, checkpoint.tokenizer)
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
-        _same_tiles(model.config, checkpoint.config)
+        same_tiles(model.config, checkpoint.config)
     add_scoring(model, run.train.logprob_chunk, card.temperature(run.loss))
     if run.tuner.sft_type == "full":
         freeze(model, source.card, run.tuner)
@@ -58,6 +54,14 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     return model
 
 
+def _must_have_language_head(folder: Path) -> None:
+    if is_classifier(folder):
+        raise UserError(
+            f"{folder} is a sequence classifier (a reward model): it has no language-model head",
+            hint="name the model that it was trained from; a reward model is trained further with --rlhf_type rm",
+        )
+
+
 def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     dtype = DTYPES[run.model.torch_dtype]
     sharded = bool(run.train.fsdp) or (run.train.deepspeed or "").startswith("zero3")
@@ -70,7 +74,8 @@ def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _same_tiles(config: Any, planned: Any) -> None:
+def same_tiles(config: Any, planned: Any) -> None:
+    """A model's pictures may take the tiles that its adapter plans with, and no others."""
     if hasattr(planned, "image_grid_pinpoints"):
         config.image_grid_pinpoints = planned.image_grid_pinpoints
 
@@ -113,6 +118,7 @@ def _second_model(run: Run, checkpoint: Checkpoint, card: LossCard) -> tuple[Ref
         named = {"model": rlhf.ref_model or "", "model_type": rlhf.ref_model_type}
         model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
     source = locate(model)
+    _must_have_language_head(source.folder)
     copy = load_model(source, **_keywords(run, checkpoint))
     fit_separator(copy, checkpoint.tokenizer)
     add_scoring(copy, run.train.logprob_chunk, card.temperature(run.loss))

@@ -161,7 +161,7 @@ class Conversion:
         order = self.order
         if self.card_reads:
             return self._written(self.converter.rows(record, origin), ANY)
-        record = _renamed(record, self.source.columns)
+        record = renamed(record, self.source.columns)
         form = format_of(record) if order.source is ANY else order.source
         if order.compares:
             read_as(form, record)
@@ -184,7 +184,7 @@ class Conversion:
             # a format that is named decides what its rows are: exo_sft reads only the chosen answer of a pair
             meant = fitted(row, form) if form is not ANY and not self.order.ranks else (row,)
             for one in (last for first in meant for last in fitted(first, target)):
-                numbered = self._numbered(self._placed(spoken(one, form, target)))
+                numbered = self._numbered(portable(spoken(one, form, target), self.folder))
                 assert target.write is not None
                 found.append(target.write(numbered))
             self.lost.update(lost(row, form, target))
@@ -195,23 +195,6 @@ class Conversion:
         if row.prompt_id or not self.order.target.numbered:
             return row
         return dc.replace(row, prompt_id=str(self.second.number))
-
-    def _placed(self, row: Row) -> Row:
-        """With paths of pictures that still lead there: from the output's folder when they lie in it, else absolute."""
-
-        def placed(turns: Turns) -> Turns:
-            return dc.replace(turns, images=tuple(self._path(image) for image in turns.images))
-
-        if not any(turns.images for turns in (row.prompt, *row.prompts, *row.completions)):
-            return row
-        prompts, completions = tuple(map(placed, row.prompts)), tuple(map(placed, row.completions))
-        return dc.replace(row, prompt=placed(row.prompt), prompts=prompts, completions=completions)
-
-    def _path(self, image: Image) -> Image:
-        if not is_file(image):
-            return image
-        path, folder = _normal(str(image.source)), _normal(self.folder)
-        return Image(path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path))
 
     def as_lines(self) -> list[str]:
         """The account: what was read, written, dropped, left out and not carried over."""
@@ -241,12 +224,32 @@ class Conversion:
         return []
 
 
+def portable(row: Row, folder: Path) -> Row:
+    """With paths of pictures that still lead there: from the output's folder when they lie in it, else absolute."""
+
+    def placed(turns: Turns) -> Turns:
+        return dc.replace(turns, images=tuple(_path(image, folder) for image in turns.images))
+
+    if not any(turns.images for turns in (row.prompt, *row.prompts, *row.completions)):
+        return row
+    prompts, completions = tuple(map(placed, row.prompts)), tuple(map(placed, row.completions))
+    return dc.replace(row, prompt=placed(row.prompt), prompts=prompts, completions=completions)
+
+
+def _path(image: Image, folder: Path) -> Image:
+    if not is_file(image):
+        return image
+    path, start = _normal(str(image.source)), _normal(folder)
+    return Image(path.relative_to(start).as_posix() if path.is_relative_to(start) else str(path))
+
+
 def _normal(path: str | Path) -> Path:
     """Absolute and without `..`, links left alone: a linked folder of pictures stays portable."""
     return Path(os.path.normpath(Path(path).absolute()))
 
 
-def _renamed(record: Record, columns: Any) -> Record:
+def renamed(record: Record, columns: Any) -> Record:
+    """The record with the columns of `columns` under our names."""
     taken = {ours for theirs, ours in columns.items() if theirs in record}
     kept = {key: value for key, value in record.items() if key not in columns and key not in taken}
     return kept | {ours: record[theirs] for theirs, ours in columns.items() if theirs in record}

@@ -124,5 +124,3 @@ def journal(output: Path, settings: Mapping[str, Any], *, overwrite: bool = Fals
         yield kept
     finally:
         kept.close()
-
-

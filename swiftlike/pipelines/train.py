@@ -236,7 +236,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     # before the model: DeepSpeed and FSDP set up from_pretrained here
     arguments = training_arguments(run, folder, steps, bool(data.val), vision_trained)
     source = locate(run.model)
-    if is_reward(card):
+    if is_reward(card) and run.tuner.sft_type == "full":
         spare_padding(checkpoint)
     model = policy(run, checkpoint, card, source.folder)
     reference = make_reference(run, checkpoint, card, source.folder)
@@ -286,7 +286,8 @@ def observe(trainer: Any, run: Run, card: LossCard, folder: Path) -> None:
     from swiftlike.trainers.reliability import Reliability
 
     trainer.remove_callback(PrinterCallback)
-    for callback in (LogFile(folder, lambda: trainer.seen), Progress(), FinalEvaluation(), Curves(folder), Advice()):
+    seen, advice = LogFile(folder, lambda: trainer.seen), Advice(policy=not is_reward(card))
+    for callback in (seen, Progress(), FinalEvaluation(), Curves(folder), advice):
         trainer.add_callback(callback)
     if card.measure is not None:
         trainer.add_callback(Reliability(folder, lambda: trainer.measured))

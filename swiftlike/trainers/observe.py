@@ -197,9 +197,10 @@ def _smooth(values: Any, decay: float = 0.9) -> list[float]:
 
 
 class Advice(TrainerCallback):
-    """Says once, in words, when the metrics show what users usually ask about."""
+    """Says once, in words, when the metrics show what users usually ask about. `policy` is False for reward models."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: bool = True) -> None:
+        self.policy = policy
         self.said: set[str] = set()
         self.start: dict[str, float] = {}
 
@@ -214,7 +215,7 @@ class Advice(TrainerCallback):
                 "the loss or its gradient is not finite: lower --learning_rate, or train in bfloat16, not float16",
             )
         fell = logs.get("rewards/chosen", 0.0) < self.start["rewards/chosen"] - 1.0
-        if fell and logs.get("rewards/margins", 0.0) > self.start["rewards/margins"]:
+        if self.policy and fell and logs.get("rewards/margins", 0.0) > self.start["rewards/margins"]:
             self._say(
                 "falling",
                 "rewards/chosen falls while the margin grows: the policy moves away from both answers, faster from "

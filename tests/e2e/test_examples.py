@@ -32,7 +32,7 @@ def read(path: Path, *more: str) -> Run:
 
 
 def test_every_method_has_examples() -> None:
-    assert len(EXAMPLES) == 30
+    assert len(EXAMPLES) == 47
     assert {path.parent.parent for path in EXAMPLES} == {ROOT / "examples"}
     seen = {
         (path.stem.rpartition("-")[2], find("", read(path).model.model_type).card.vision is not None) for path in TINY

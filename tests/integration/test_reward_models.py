@@ -17,12 +17,15 @@ from swiftlike.cli.commands import load
 from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import read_args
+from swiftlike.data.bucketing import Pick
+from swiftlike.data.collate import Collator
 from swiftlike.losses.calibration import calibration_error
 from swiftlike.models.load import locate
-from swiftlike.models.reward_files import load_reward_model, read_head
-from swiftlike.models.reward_head import base_of
-from swiftlike.pipelines.prepare import open_checkpoint
-from swiftlike.pipelines.train import loss_card, read_data
+from swiftlike.models.reward_files import RewardModel, load_reward_model, read_head
+from swiftlike.models.reward_head import base_of, group_rewards, reward_inputs
+from swiftlike.pipelines.prepare import encoder, open_checkpoint
+from swiftlike.pipelines.rewards import end_tokens
+from swiftlike.pipelines.train import groups, loss_card, read_data
 
 from .runs import distributed, same, train, words, write_rows
 
@@ -55,7 +58,7 @@ def encoded(flags: dict[str, Any]) -> Any:
     return read_data(asked.replace("test", dataset_seed=1), open_checkpoint(asked, weights=False), loss_card(asked))
 
 
-def plain_scores(checkpoint: Path, groups: Any, pooling: str, ends: set[int]) -> list[list[float]]:
+def plain_scores(checkpoint: Path, rows: Any, pooling: str, ends: set[int]) -> list[list[float]]:
     """Every answer alone behind its prompt through the original model class, then the head by hand."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -67,7 +70,7 @@ def plain_scores(checkpoint: Path, groups: Any, pooling: str, ends: set[int]) ->
     head = read_head(checkpoint)
     return [
         [_plain_score(model, head, [*group.prompt.ids, *one.ids], pooling, ends) for one in group.completions]
-        for group in groups
+        for group in rows
     ]
 
 
@@ -118,6 +121,7 @@ def test_layouts_and_splits_of_a_step_are_equal(
 def test_two_processes_equal_one(name: str, pairs: Path, lists: Path, tmp_path: Path) -> None:
     data = {"rm": pairs, "apo_rm": lists}[name]
     flags = {**RM, "rlhf_type": name, "dataset": data, "val_dataset": data, "num_train_epochs": 2}
+    flags |= {"sft_type": "full", "learning_rate": 1e-4} if name == "rm" else {}
     one = train("rlhf", tmp_path / "one", **flags, batch_size=4, gradient_accumulation_steps=2)
     two = distributed("rlhf", tmp_path / "two", **flags, batch_size=2, gradient_accumulation_steps=2)
     same(one, two)
@@ -135,10 +139,10 @@ def test_pairs_are_scored_as_a_plain_forward_pass_scores_them(pooling: str, pair
     data = write_rows(tmp_path / "pairs.jsonl", [row | {"margin": i / 10} for i, row in enumerate(rows)])
     flags = {**RM, "rm_pooling": pooling, "center_rewards_coefficient": 0.05, "dataset": data, "val_dataset": data}
     ran = train("rlhf", tmp_path, **flags, **SAVED)
-    groups = encoded(flags).val
+    rows = encoded(flags).val
     ends = {load_reward_model(ran.checkpoint).tokenizer.eos_token_id}
-    chosen, rejected = np.array(plain_scores(ran.checkpoint, groups, pooling, ends)).T
-    margin = np.array([group.margin for group in groups])
+    chosen, rejected = np.array(plain_scores(ran.checkpoint, rows, pooling, ends)).T
+    margin = np.array([group.margin for group in rows])
     assert set(margin) > {0.0, 1.0}
     loss = np.log1p(np.exp(-(chosen - rejected - margin))) + 0.05 * (chosen + rejected) ** 2
     both = np.stack([chosen, rejected])
@@ -159,11 +163,11 @@ def test_lists_are_scored_and_calibrated(lists: Path, tmp_path: Path) -> None:
     """Loss, accuracy, average and calibration errors by hand, from scores of a plain forward pass."""
     flags = {**APO, "dataset": lists, "val_dataset": lists, "calibration_bins": [4, 10], "eval_batch_size": 3}
     ran = train("rlhf", tmp_path, curves=True, **flags, **SAVED)
-    groups = encoded(flags).val
+    rows = encoded(flags).val
     ends = {load_reward_model(ran.checkpoint).tokenizer.eos_token_id}
-    scores = plain_scores(ran.checkpoint, groups, "last", ends)
+    scores = plain_scores(ran.checkpoint, rows, "last", ends)
     terms, outcomes, probabilities, right = [], [], [], []
-    for group, own in zip(groups, scores, strict=True):
+    for group, own in zip(rows, scores, strict=True):
         assert all(0 < one < 1 for one in group.scores)
         for i, j in ((i, j) for i in range(len(own)) for j in range(len(own)) if group.scores[i] != group.scores[j]):
             outcomes.append(float(group.scores[i] > group.scores[j]))
@@ -219,9 +223,9 @@ def test_full_training_saves_a_sequence_classifier(pairs: Path, tmp_path: Path) 
     model, info = AutoModelForSequenceClassification.from_pretrained(ran.checkpoint, output_loading_info=True)
     assert not any(info.values())
     assert model.config.num_labels == 1
-    groups = encoded(flags).val
-    rows = [np.concatenate([group.prompt.ids, one.ids]).tolist() for group in groups for one in group.completions]
-    padded = AutoTokenizer.from_pretrained(ran.checkpoint).pad({"input_ids": rows}, return_tensors="pt")
+    rows = encoded(flags).val
+    ids = [np.concatenate([group.prompt.ids, one.ids]).tolist() for group in rows for one in group.completions]
+    padded = AutoTokenizer.from_pretrained(ran.checkpoint).pad({"input_ids": ids}, return_tensors="pt")
     assert (padded["attention_mask"] == 0).any()
     with torch.no_grad():
         logits = model.eval()(**padded).logits.view(-1, 2)
@@ -237,6 +241,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"sft_type": "full", "learning_rate": 1e-3},
     "full, last": {"sft_type": "full", "learning_rate": 1e-3, "rm_pooling": "last"},
     "full, bias": {"sft_type": "full", "learning_rate": 1e-3, "rm_head_bias": True},
+    "lora, apo template": {"rlhf_type": "apo_rm", "template": "apo"},
+    "full, apo template": {"rlhf_type": "apo_rm", "template": "apo", "sft_type": "full", "learning_rate": 1e-3},
     "llava": {"model_type": "tiny-llava1_6"},
     "llava, full": {"model_type": "tiny-llava1_6", "sft_type": "full", "learning_rate": 1e-3, "freeze_vit": False},
     "internvl": {"model_type": "tiny-internvl3"},
@@ -253,9 +259,12 @@ def test_a_checkpoint_scores_as_the_run_did(name: str, pairs: Path, mixed: Path,
     classifier = name == "full"
     assert (ran.checkpoint / "value_head.safetensors").exists() != classifier
     loaded = load_reward_model(ran.checkpoint)
-    assert loaded.pooling == flags.get("rm_pooling", "eos")
+    assert loaded.pooling == flags.get("rm_pooling", "eos" if flags["rlhf_type"] == "rm" else "last")
     assert not loaded.model.training
     assert not any("v_head" in key for key in keys_of(ran.checkpoint))
+
+    expected = ran.evaluations[-1].get("eval_mean_reward", ran.evaluations[-1].get("eval_avg_score"))
+    assert average_reward(loaded, flags) == pytest.approx(expected, abs=1e-4)
 
     start = {"model": ran.checkpoint} if "full" in name else {"adapters": ran.checkpoint}
     plain = {key: value for key, value in flags.items() if key not in ("rm_pooling", "rm_head_bias", "model_type")}
@@ -267,6 +276,28 @@ def test_a_checkpoint_scores_as_the_run_did(name: str, pairs: Path, mixed: Path,
     for folder in (ran.checkpoint, again.checkpoint):
         head = read_head(folder)["summary.weight"]
         torch.testing.assert_close(base_of(loaded.model).v_head.summary.weight, head, rtol=0, atol=0)
+
+
+def average_reward(loaded: RewardModel, flags: dict[str, Any]) -> float:
+    """Mean reward of the validation rows, by the loaded model alone, in batches of three."""
+    asked, _ = build_run(load("rlhf"), words("rlhf", flags)[1:], {})
+    checkpoint = open_checkpoint(asked, weights=False)
+    collate = Collator(
+        pad_id=checkpoint.tokenizer.pad_token_id,
+        layout=checkpoint.layout,
+        adapter=checkpoint.adapter,
+        placeholder=encoder(asked, checkpoint, every=False).placeholder,
+        pooling=loaded.pooling,
+        ends=end_tokens(checkpoint),
+    )
+    rows = groups(encoded(flags).val, checkpoint, asked)
+    found = []
+    for start in range(0, len(rows), 3):
+        batch = collate([rows[Pick(i)] for i in range(start, min(start + 3, len(rows)))])
+        with torch.no_grad():
+            values = group_rewards(loaded.model(**reward_inputs(batch)), batch)
+        found += values[batch["present"]].tolist()
+    return float(np.mean(found))
 
 
 def keys_of(checkpoint: Path) -> list[str]:

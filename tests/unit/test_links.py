@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKS = re.compile(
-    r'sh|sh refused|text|jsonl (pair|ranked|labelled|completion)|(python|json|yaml) title="[\w./]+"|python'
+    r'sh|sh refused|text|jsonl (pair|ranked|labelled|completion)( title="[\w./]+")?'
+    r'|(python|json|yaml) title="[\w./]+"|python'
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -173,7 +174,7 @@ ROWS = [(block, line) for block in BLOCKS if block.mark.startswith("jsonl") for 
 
 @pytest.mark.parametrize(("block", "line"), ROWS, ids=[line for _, line in ROWS])
 def test_example_rows_are_of_the_kind_that_is_said(block: Block, line: str) -> None:
-    kind = block.mark.partition(" ")[2]
+    kind = block.mark.split()[1]
     row, mapping = to_row(json.loads(line), kind)
     assert mapping.kind == kind
     assert mapping.unused == ()

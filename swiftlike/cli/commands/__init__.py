@@ -8,8 +8,13 @@ from swiftlike.core.dotted import resolve
 COMMANDS = {
     "sft": ("swiftlike.cli.commands.sft:COMMAND", "Train on good answers (supervised)."),
     "rlhf": ("swiftlike.cli.commands.rlhf:COMMAND", "Train on preferences: dpo, simpo, orpo, cpo, kto ..."),
+    "infer": ("swiftlike.cli.commands.infer:COMMAND", "Answer: the rows of a data set, or in a conversation."),
+    "deploy": ("swiftlike.cli.commands.deploy:COMMAND", "Serve a model as OpenAI's API does."),
     "check": ("swiftlike.cli.commands.check:COMMAND", "Read data sets and report every row that cannot be used."),
     "convert": ("swiftlike.cli.commands.convert:COMMAND", "Turn data files of one format into another."),
+    "sample": ("swiftlike.cli.commands.sample:COMMAND", "Let a model answer the prompts of a data set, N times each."),
+    "score": ("swiftlike.cli.commands.score:COMMAND", "Judge answers, and write rewards, the best ones, or pairs."),
+    "verify": ("swiftlike.cli.commands.verify:COMMAND", "Compare training, engines and merged weights on some rows."),
     "list": ("swiftlike.cli.commands.list:COMMAND", "List models, datasets, losses, formats or flags."),
     "env": ("swiftlike.cli.commands.env:COMMAND", "Show versions and hardware, for a bug report."),
 }

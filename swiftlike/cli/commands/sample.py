@@ -1,0 +1,25 @@
+"""swiftlike sample"""
+
+from swiftlike.args.data import DataArgs
+from swiftlike.args.generate import EngineArgs, GenerateArgs, UseArgs
+from swiftlike.args.model import ModelArgs
+from swiftlike.args.sample import SampleArgs, problems
+from swiftlike.cli.commands import COMMANDS
+from swiftlike.core.declare import Command
+
+COMMAND = Command(
+    name="sample",
+    summary=COMMANDS["sample"][1],
+    target="swiftlike.pipelines.sample:run",
+    sections={
+        "sample": SampleArgs,
+        "use": UseArgs,
+        "generate": GenerateArgs,
+        "data": DataArgs,
+        "model": ModelArgs,
+        "engine": EngineArgs,
+    },
+    positional="dataset",
+    check=problems,
+    distributed=True,
+)
