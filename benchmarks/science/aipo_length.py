@@ -190,7 +190,7 @@ SUMMARY = """\
 answers reach the limit); with a fair judge it grows by 2. AIPO holds growth back: at our defaults (alpha 0.05, lambda
 0.2) to 26 words, with alpha 0.5 to 10.5, where DPO with the fair judge ends too. All arms still improve in the last
 iteration, and AIPO's true reward ends a little above DPO's (0.84 and 0.86 against 0.81; DPO with the fair judge has
-0.87). Both parts matter: alone, alpha 0.5 ends at 19 words and the NLL term at 27, so at our defaults nearly all of the
+0.87). Both parts matter: alone, alpha 0.5 ends at 19 words and the NLL term at 27, so at our defaults most of the
 effect is the NLL term's.
 
 **Not shown.** Our defaults do not stop the growth, they delay it by about one iteration, and with alpha 0.5 it begins

@@ -40,7 +40,7 @@ from rounds import (
     twin,
     words_of,
 )
-from rounds_report import TEST, Arms, Metrics, at, estimate, finding, lines, minus, rounded
+from rounds_report import TEST, Arms, Metrics, at, estimate, lines, minus, rounded, verdict
 from transformers import LlamaForCausalLM
 
 from swiftlike.data.collate import Item
@@ -229,7 +229,34 @@ COLUMNS = {
     "length": "words",
 }
 
-READING = ""
+COMMITTED = [0, 1, 2]  # the seeds of the run that SUMMARY is about
+SUMMARY = """\
+**Shown.** A reward model that is never retrained goes blind on the policy it trains: its accuracy on that policy's
+samples falls from 0.82 to 0.48. The policy learns to repeat words of the topic (seed 0: 0.8 repeats in an answer at
+first, 13 in the end) and gets better until round 3 (true reward 0.33 to 0.47), then worse (0.41). Training against
+samples helps: with coefficient 1.0 accuracy ends at 0.61, on the same samples 0.09 above the base model, and true
+reward is highest in round 5 (0.52). With the default 0.1 accuracy on the same samples is 0.03 above the base model's in
+the last round (0.01 on average).
+
+**Not shown.** Nothing shows in calibration: no comparison of ECE differs, it stays between 0.03 and 0.07 in all arms. A
+reward model that no longer knows says so here, with probabilities near one half (base model, seed 0: 0.26 away from it
+on average at first, 0.06 in the end); it loses accuracy, not calibration. Nor is accuracy kept up: it falls in every
+arm. And at the default 0.1 the game differs neither in accuracy nor in true reward from the control, which sees the
+same batches with coefficient 0; its policy is over-optimised likewise."""
+READING = """\
+To be kept in mind:
+
+- Later policies give closer pairs, which are harder for any judge; that is part of every fall since round 0.
+  Comparisons on the same samples are free of it, comparisons of arms on their own policies are not.
+- At coefficient 0.1 the adversarial part is a fiftieth of the loss here: 768 items of weight 0.1 / 4 against 1024 of
+  weight 1. How much of it there is depends on how many golden answers one has.
+- The task suits the claim: golden answers never repeat a word, and ordinary ones do so too seldom for the base model to
+  learn well that repeats are worth nothing, which is what policies exploit. Where golden answers share the exploited
+  trait the adversarial part has nothing to teach.
+- Settings were chosen on seed 0 alone, with all arms looked at: prompts of three words (the base model learnt too
+  little there: accuracy 0.66; true rewards came in a similar order), numbers of topics, temperatures of annotators from
+  0.05 to 0.15, rates of the reward model. Coefficients other than 0, 0.1 and 1.0 were not run.
+- Not tried: apo_loss_type diff, samples kept over rounds, several answers of different quality as golden, real text."""
 
 
 def over(runs: Sequence[Sequence[Metrics]], name: str) -> list[float]:
@@ -237,41 +264,25 @@ def over(runs: Sequence[Sequence[Metrics]], name: str) -> list[float]:
     return [statistics.fmean(turn[name] for turn in run[1:]) for run in runs]
 
 
-def findings(arms: Arms) -> list[str]:
-    """What the numbers say about the claim: in the last round, and on average over the rounds after round 0."""
-    spans = {"last round": at, "mean of rounds": over}
-    trained = (ZERO, APO, STRONG)
+def findings(arms: Arms) -> str:
+    """What the numbers say about the claim: differences within seeds, in the last round and averaged over rounds."""
+    rows: list[list[str]] = []
 
-    def same(name: str, what: str) -> list[str]:
-        return [
-            finding(f"{arm} minus the base RM on the same samples, {what}, {when}", apart, "higher", "lower")
-            for when, of in spans.items()
-            for arm in trained
-            for apart in [minus(of(arms[arm], name), of(arms[arm], f"base_{name}"))]
-        ]
+    def compare(what: str, one: tuple[str, str], other: tuple[str, str], *, first: bool = False) -> None:
+        cells = []
+        for of in (at, over):
+            base = at(arms[other[0]], other[1], 0) if first else of(arms[other[0]], other[1])
+            cells.append(verdict(minus(of(arms[one[0]], one[1]), base), "higher", "lower"))
+        rows.append([COLUMNS[one[1]], what, *cells])
 
-    def chains(name: str, what: str) -> list[str]:
-        return [
-            finding(f"{arm} minus coefficient 0, each on its own policy, {what}, {when}", apart, "higher", "lower")
-            for when, of in spans.items()
-            for arm in (APO, STRONG)
-            for apart in [minus(of(arms[arm], name), of(arms[ZERO], name))]
-        ]
-
-    def since(arm: str, name: str, what: str) -> str:
-        apart = minus(at(arms[arm], name), at(arms[arm], name, 0))
-        return finding(f"{arm}, {what}, last round minus round 0", apart, "rises", "falls")
-
-    return [
-        *(since(arm, "accuracy", "accuracy") for arm in arms),
-        *same("accuracy", "accuracy"),
-        *chains("accuracy", "accuracy"),
-        *(since(arm, "ece", "ECE") for arm in arms),
-        *same("ece", "ECE"),
-        *chains("ece", "ECE"),
-        *(since(arm, "true", "true reward") for arm in arms),
-        *chains("true", "true reward"),
-    ]
+    for name in ("accuracy", "ece", "true"):
+        for arm in arms:
+            compare(f"{arm}, minus its round 0", (arm, name), (arm, name), first=True)
+        for arm in (ZERO, APO, STRONG) if name != "true" else ():
+            compare(f"{arm}, minus the base RM on the same samples", (arm, name), (arm, f"base_{name}"))
+        for arm in (APO, STRONG):
+            compare(f"{arm}, minus coefficient 0, each on its own policy", (arm, name), (ZERO, name))
+    return table(rows, ["of", "difference", "last round", "mean of the rounds after round 0"])
 
 
 def report(arms: Arms, setting: Setting, seeds: list[int]) -> str:
@@ -282,7 +293,6 @@ def report(arms: Arms, setting: Setting, seeds: list[int]) -> str:
         for turn in range(len(runs[0]))
     ]
     settings = [[name, value] for name, value in setting._asdict().items()]
-    shown = "\n".join(findings(arms))
     return f"""# APO's game: the reward model on the current policy's samples
 
 Written by `benchmarks/science/apo_game.py`, seeds {seeds}. Mean ± standard error over seeds. Round r is about fresh
@@ -290,11 +300,13 @@ samples of the policy after r updates and the reward model made for that policy.
 
 ## What showed and what did not
 
-{READING}
+{SUMMARY if seeds == COMMITTED and setting == FULL else ""}
 
 {TEST}
 
-{shown}
+{findings(arms)}
+
+{READING}
 
 ## Each round
 

@@ -30,14 +30,15 @@ COLOURS = {"exo": "Blues", "dpo": "Oranges"}
 LISTED = ("betas", "sizes")  # settings that the text spells out
 REMARKS = """
 * **Shown**: with few units exo-rw ends closer to the optimum than dpo-rw at every K, and closer the larger K is; DPO
-  levels off. It does not arrive there, as four units cannot be the optimum. With ample units both do nearly arrive.
+  levels off. It does not arrive there, as four units cannot be the optimum. With ample units both nearly arrive, DPO no
+  less than EXO.
 * **Shown in part**: with few units EXO's frontier lies above DPO's for large groups and far from the reference (K = 16
   and ∞, 1 nat and more; K = 8 by little). At K = 2 and 4 it does not: DPO is level or slightly higher.
 * **Not shown**: along training at one beta, from 1 nat on, DPO's curve of rewards lies above EXO's at every finite K.
   At equal KL an early EXO policy stands against a late DPO policy there: EXO goes further in as many steps. Only the
   exact divergences (K = ∞) have the order that the paper promises.
-* **Not shown**: with ample units the frontiers are the same to within 0.03, and DPO is the higher one where they differ
-  far from the reference. Reverse KL helps where the policy cannot be the optimum, not elsewhere.
+* **Not shown**: with ample units the frontiers from rewards are the same to within 0.03, and DPO's is the higher one
+  where they differ far from the reference. Reverse KL helps where the policy cannot be the optimum, not elsewhere.
 * **Not shown**: from preferences. exo-pref ends further from the optimum than DPO, and its frontier is lower; along
   training at one beta, few units, it is higher. Its target, unlike DPO's, is not the optimum: it is bounded, so answers
   that differ by more than 2 deviations are held for less different.
