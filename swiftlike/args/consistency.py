@@ -24,12 +24,16 @@ _NO_DATA = (
     "--dataset is missing: a name, a hub id or a file, as in --dataset rlaif-v#1000 or --dataset pairs.jsonl "
     "(see `swiftlike list datasets`)"
 )
-_NO_MODEL_TO_USE = (
+NO_MODEL_TO_USE = (
     "no model: give --ckpt_dir (a checkpoint of a training run), or --model (an id, a folder or a registered name)"
 )
 _REMOTE_CODE = (
     "--trust_remote_code true: code from a hub is never run; use a checkpoint whose architecture transformers has "
     "itself, or add the family in a --plugin"
+)
+_QUANTISED_ON_LOADING = (
+    "--quant_method {}: weights are quantised while they are loaded with bnb only; `swiftlike export` writes GPTQ and "
+    "AWQ models, which load without these flags"
 )
 _LORA = "lora_ use_dora use_rslora init_lora_weights modules_to_save"
 _SHAPE = "lora_rank lora_alpha lora_bias lora_target_ use_dora use_rslora init_lora_weights modules_to_save"
@@ -47,9 +51,10 @@ def using(run: Run) -> list[str]:
     """Problems of a command that uses a model: which one it is, and how it is to answer."""
     use, model = run.use, run.model
     named = model.model or model.model_type or use.ckpt_dir or use.adapters
-    problems = [] if named else [_NO_MODEL_TO_USE]
+    problems = [] if named else [NO_MODEL_TO_USE]
     if model.trust_remote_code:
         problems.append(_REMOTE_CODE)
+    problems += _quantised(run)
     whole = False
     if use.ckpt_dir:
         folder = _used(use.ckpt_dir)
@@ -190,9 +195,15 @@ def _tuner(run: Run) -> list[str]:
             problems.append(f"{_list(lora_only)}: only for --sft_type lora, not full")
         if run.model.quant_bits:
             problems.append("--quant_bits: quantised weights cannot be trained in full; use --sft_type lora")
+    problems += _quantised(run)
     if tuner.lora_target_regex and _given(run, "lora_target_modules"):
         problems.append("--lora_target_regex and --lora_target_modules both say which layers; give one of them")
     return problems
+
+
+def _quantised(run: Run) -> list[str]:
+    method = run.model.quant_method
+    return [] if method == "bnb" else [_QUANTISED_ON_LOADING.format(method)]
 
 
 def _given(run: Run, *starts: str) -> list[str]:

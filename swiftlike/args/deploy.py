@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.declare import arg, section
+from swiftlike.core.merge import DEFAULT
+
+OURS = ("max_body", "max_queue", "owned_by", "log_interval")  # flags of our own server only
 
 
 @section
@@ -57,6 +60,8 @@ def problems(run: Any) -> list[str]:
         found.append(f"--allowed_local_media_path: no folder {folder!r}")
     if deploy.api_key is not None and not deploy.api_key.isascii():
         found.append("--api_key: only ASCII characters can be sent in a header")
+    if run.use.infer_backend == "vllm":
+        found += [f"--{flag} says nothing to vLLM's server" for flag in OURS if run.origin.get(flag, DEFAULT) != DEFAULT]
     if not (run.use.ckpt_dir or run.use.adapters or run.model.model or run.model.model_type):
         found.append("which model? give --ckpt_dir, --adapters or --model (see `swiftlike list models`)")
     return found

@@ -38,7 +38,7 @@ class GenerateArgs:
     num_beams: int = arg(1, "beam search with so many beams (pt)", ge=1)
     do_sample: bool | None = arg(None, "false: greedy, whatever the temperature")
     stop: list[str] = arg([], "texts that end an answer", aliases=("stop_words",))
-    seed: int | None = arg(None, "seed of the sampling; none: another one each time", ge=0)
+    seed: int | None = arg(None, "seed of the sampling; none: another one each time (sample: 42)", ge=0)
 
 
 @section

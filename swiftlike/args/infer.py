@@ -6,8 +6,8 @@ from pathlib import Path
 from swiftlike.args import consistency
 from swiftlike.core.declare import arg, section
 from swiftlike.core.merge import DEFAULT, Run
-from swiftlike.core.optional import available
 
+NO_MODEL = consistency.NO_MODEL_TO_USE
 TRAINING_ONLY = (
     *("train_dataset_sample", "dataset_shuffle", "interleave_prob", "stopping_strategy", "streaming"),
     *("shuffle_buffer_size", "on_bad_row", "max_length", "max_prompt_length", "max_completion_length"),
@@ -47,8 +47,6 @@ def problems(run: Run) -> list[str]:
     found = [*consistency.using(run), *_rows(run), *_answers(run), *_files(run)]
     if len(use.adapters) > 1:
         found.append("--adapters: `swiftlike infer` answers with one adapter; `swiftlike deploy` serves several")
-    if use.infer_backend == "vllm" and not available("vllm"):
-        found.append("--infer_backend vllm needs the package vllm, which is not installed in this environment")
     return found
 
 

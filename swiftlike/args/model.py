@@ -58,7 +58,9 @@ class ModelArgs:
         aliases=("quantization_bit",),
         old={"load_in_4bit": {"true": 4, "false": ...}, "load_in_8bit": {"true": 8, "false": ...}},
     )
-    quant_method: Literal["bnb"] = arg("bnb", "what quantises: bitsandbytes", restore="adapter")
+    quant_method: Literal["bnb", "gptq", "awq"] = arg(
+        "bnb", "what quantises: bitsandbytes (bnb); gptq and awq are for `swiftlike export`", restore="adapter"
+    )
     model_kwargs: dict[str, Any] = arg({}, "further arguments of from_pretrained, as JSON")
     template: str | None = arg(
         None,

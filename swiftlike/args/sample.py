@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from swiftlike.args.infer import NO_MODEL
+from swiftlike.args import consistency
 from swiftlike.core.declare import arg, section
 from swiftlike.core.merge import COMMAND_LINE
 
@@ -48,7 +48,7 @@ def problems(run: Any) -> list[str]:
     """What only several values together show."""
     args = run.sample
     found = [] if run.data.dataset else ["--dataset: whose prompts are answered?"]
-    found += [] if names_model(run) else [NO_MODEL]
+    found += consistency.using(run)
     found += output_problems(args.output) + training_flags(run, OF_PROMPTS)
     if args.temperatures and run.generate.temperature is not None:
         found.append("--temperature and --temperatures: give one of them")
@@ -61,11 +61,6 @@ def problems(run: Any) -> list[str]:
     elif args.shard is not None and args.shard >= args.num_shards:
         found.append(f"--shard {args.shard} is not below --num_shards {args.num_shards}: shards are counted from 0")
     return found
-
-
-def names_model(run: Any) -> bool:
-    """Whether a model is named in any way."""
-    return bool(run.use.ckpt_dir or run.use.adapters or run.model.model or run.model.model_type)
 
 
 def output_problems(output: str | None) -> list[str]:

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
-from swiftlike.args.infer import NO_MODEL
-from swiftlike.args.sample import OF_PROMPTS, names_model, output_problems, training_flags
+from swiftlike.args import consistency
+from swiftlike.args.sample import OF_PROMPTS, output_problems, training_flags
 from swiftlike.core.declare import arg, section
 
 RULES = ("rule", "regex", "exact_answer")
@@ -14,7 +14,8 @@ class ScoreArgs:
     scorer: str | None = arg(
         None,
         "what judges: reward (a reward model), pairwise (a classifier of two answers), pairrm (llm-blender's PairRM), "
-        "rule (--rule, --regex or --exact_answer), judge (a model behind an OpenAI-style endpoint: --judge_model); "
+        "rule (--rule, --regex or --exact_answer), judge (a model behind an OpenAI-style endpoint: --judge_model), "
+        "compare (the same, shown two answers), recorded (the rewards, scores or ratings that the rows have); "
         "none: the one that the other flags belong to, else reward",
     )
     write: Literal["rewards", "best_of_n", "rejection", "pairs"] = arg(
@@ -98,9 +99,17 @@ def problems(run: Any) -> list[str]:
     """What only several values together show."""
     found = [] if run.data.dataset else ["--dataset: whose answers are judged?"]
     found += output_problems(run.score.output) + training_flags(run, OF_PROMPTS)
-    scorer = chosen_scorer(run)
-    if scorer == "reward" and not names_model(run):
-        found.append(f"{NO_MODEL}; or see --scorer")
+    found += scorer_problems(run, chosen_scorer(run))
+    if run.score.pair_system != "keep" and run.score.write != "pairs":
+        found.append("--pair_system goes with --write pairs")
+    return found
+
+
+def scorer_problems(run: Any, scorer: str) -> list[str]:
+    """What a scorer lacks, and flags that belong to another one."""
+    found = []
+    if scorer == "reward":
+        found += [f"{one} (or see --scorer)" for one in consistency.using(run)]
     if scorer == "pairwise" and not run.model.model:
         found.append("--model: which classifier compares the answers?")
     rules = [f"--{name}" for name in RULES if getattr(run.rule, name) is not None]
@@ -108,11 +117,9 @@ def problems(run: Any) -> list[str]:
         found.append(f"{' and '.join(rules)}: --scorer rule, not {scorer}")
     if scorer == "rule" and (not rules or ("--rule" in rules and len(rules) > 1)):
         found.append("--scorer rule: --rule, or --regex, or --exact_answer, or the last two")
-    if scorer == "judge" and not run.judge.judge_model:
+    if scorer in ("judge", "compare") and not run.judge.judge_model:
         found.append("--judge_model: which model judges?")
     missing = [name for name in ("{prompt}", "{first}", "{second}") if name not in run.pairwise.pair_template]
     if missing:
         found.append(f"--pair_template has no {' and no '.join(missing)}")
-    if run.score.pair_system != "keep" and run.score.write != "pairs":
-        found.append("--pair_system goes with --write pairs")
     return found

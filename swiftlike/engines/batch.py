@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from swiftlike.engines.prompts import Prepared
 from swiftlike.engines.row import Row
 
 ROOM = 64  # columns that a cache grows by: with one at a time, every token would copy all that is there
-PREFILL = 8192  # tokens, padding included, of prompts that are read in one pass
+PREFILL = 2048  # tokens, padding included, of prompts that are read in one pass
 
 
 class Layer(DynamicLayer):
@@ -74,7 +75,7 @@ class Model:
         out = self.net(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, **more
         )
-        return out.logits[:, -1].float()
+        return out.logits[:, -1].float().to(self.device)  # the last layers may be on another card
 
     def switch(self, adapter: str) -> None:
         """Turn on one adapter, or none ("")."""
@@ -87,6 +88,12 @@ class Model:
         else:
             self.net.base_model.disable_adapter_layers()
         self.active = adapter
+
+    @functools.cached_property
+    def attends(self) -> bool:
+        """Whether keys and values are all it keeps of a prompt: then rows may enter and leave a batch."""
+        kinds = getattr(self.base.config.get_text_config(), "layer_types", None) or ()
+        return not self.base._is_stateful and set(kinds) <= {"full_attention", "sliding_attention"}
 
     @property
     def base(self) -> Any:
@@ -123,12 +130,14 @@ class Batch:
 
     def admit(self, rows: Sequence[Row]) -> None:
         """Read the prompts of rows that have one adapter, and give each row its first token."""
-        prompts = list(dict.fromkeys(row.prompt for row in rows))
+        read = [row.prompt for row in rows]
+        prompts = list(dict.fromkeys(read))
         ids, mask, pixels = padded(self.model, prompts)
         device, places = self.model.device, self.model.places(prompts, ids.shape[1])
         cache = Cache(layer_class_to_replicate=Layer)
         logits = self.model(ids, mask, places, cache, [rows[0].adapter] * len(prompts), pixels)
-        order = torch.tensor([prompts.index(row.prompt) for row in rows], device=device)
+        place = {one: i for i, one in enumerate(prompts)}
+        order = torch.tensor([place[one] for one in read], device=device)
         self._give(rows, logits[order])
         alive = torch.tensor([i for i, row in enumerate(rows) if not row.finish], dtype=torch.long, device=device)
         if len(alive):
@@ -216,4 +225,5 @@ def padded(model: Model, prompts: Sequence[Prepared]) -> tuple[Tensor, Tensor, d
 def _select(cache: Cache, rows: Tensor, first: int = 0) -> None:
     """Keep these rows, and the columns from `first` on."""
     for layer in cache.layers:
-        layer.set(layer.keys[rows, :, first:], layer.values[rows, :, first:])
+        mine = rows.to(layer.keys.device)
+        layer.set(layer.keys[mine, :, first:], layer.values[mine, :, first:])

@@ -1,4 +1,4 @@
-"""Beam search, by transformers' own generate."""
+"""What transformers' own generate does as a whole: beam search, and models that keep more than keys and values."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ def alike(one: Row, other: Row) -> bool:
     """Whether two rows may be searched together. Drawn answers are searched alone, each from its own seed."""
     same = (one.adapter, one.limit, one.ends, one.choice) == (other.adapter, other.limit, other.ends, other.choice)
     kind, others = one.request.sampling, other.request.sampling
-    drawn = one.choice.temperature and one.request is not other.request
+    drawn = one.choice.temperature and _search_of(one) != _search_of(other)
     return same and not drawn and (kind.num_beams, kind.n) == (others.num_beams, others.n)
 
 
+def _search_of(row: Row) -> int:
+    """Beams of one search are the answers to one request; without beams each answer is a search of its own."""
+    return id(row.request if row.request.sampling.num_beams > 1 else row)
+
+
 def search(model: Model, rows: Sequence[Row]) -> None:
-    """Answer rows that are alike. All rows of a request are among them."""
-    rows = sorted(rows, key=lambda row: row.index)
-    prompts = list({id(row.request): row.prepared for row in rows}.values())
-    ids, mask, inputs = padded(model, prompts)
+    """Answer rows that are alike."""
+    prompts = {_search_of(row): row.prepared for row in rows}
+    ids, mask, inputs = padded(model, list(prompts.values()))
     if model.adapter is not None and model.adapter.mrope:
         inputs["mm_token_type_ids"] = (ids == model.placeholder).int()  # the model numbers positions by these
     model.switch(rows[0].adapter)
@@ -39,10 +43,11 @@ def search(model: Model, rows: Sequence[Row]) -> None:
             stopping_criteria=StoppingCriteriaList([lambda *_, **__: _stopped(rows, ids)]),
             **inputs,
         )
-    made = out[:, ids.shape[1] :].view(len(prompts), rows[0].request.sampling.n, -1)
-    place = {id(row.request): i for i, row in enumerate({id(row.request): row for row in rows}.values())}
+    made = out[:, ids.shape[1] :].view(len(prompts), -1, out.shape[1] - ids.shape[1])
+    place = {key: i for i, key in enumerate(prompts)}
     for row in rows:
-        for token in made[place[id(row.request)], row.index].tolist():
+        beams = made[place[_search_of(row)]]
+        for token in beams[row.index if len(beams) > 1 else 0].tolist():
             if not row.finish:
                 row.take(token, None)
         row.cancel()  # only where it was cancelled on the way
@@ -60,7 +65,7 @@ def _config(model: Model, row: Row) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=row.limit,
         num_beams=kind.num_beams,
-        num_return_sequences=kind.n,
+        num_return_sequences=kind.n if kind.num_beams > 1 else 1,
         repetition_penalty=choice.repetition_penalty,
         eos_token_id=sorted(row.ends),
         pad_token_id=model.pad_id,

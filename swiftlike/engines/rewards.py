@@ -14,7 +14,7 @@ from swiftlike.data.encode import Encoded, Encoder
 from swiftlike.data.media import open_image
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Row, Turns
-from swiftlike.engines.pt import is_out_of_memory
+from swiftlike.engines.worker import is_out_of_memory
 from swiftlike.models.reward_head import group_rewards, reward_inputs
 
 TOKENS = 16_384  # of a batch, padding included

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,10 @@ def _quantization(model: Any) -> str:
 def lora_limits(adapters: Mapping[str, Path]) -> dict[str, int]:
     """What vLLM must know of the adapters before it starts. UserError for an adapter that it cannot serve."""
     ranks = [_rank(name, folder) for name, folder in adapters.items()]
-    return {"max_lora_rank": next(one for one in RANKS if one >= max(ranks)), "max_loras": len(ranks)}
+    room = next(one for one in RANKS if one >= max(ranks))
+    # One more than there are: vLLM's CPU kernels read the last place for requests without an adapter, so that must
+    # stay empty.
+    return {"max_lora_rank": room, "max_loras": len(ranks) + 1}
 
 
 def _rank(name: str, folder: Path) -> int:
@@ -85,6 +89,7 @@ def sampling_arguments(
     """
     if sampling.num_beams > 1:
         raise BadRow("num_beams", "vLLM has no beam search; use --infer_backend pt")
+    texts = [one for one in (*stops, *sampling.stop) if one]
     most = left if sampling.max_new_tokens is None else min(sampling.max_new_tokens, left)
     return {
         "n": sampling.n,
@@ -95,13 +100,19 @@ def sampling_arguments(
         "repetition_penalty": choice.repetition_penalty,
         "presence_penalty": choice.presence_penalty,
         "frequency_penalty": choice.frequency_penalty,
-        "seed": sampling.seed,
-        "stop": [one for one in (*stops, *sampling.stop) if one],
+        "seed": None if sampling.seed is None else _apart(sampling.seed),
+        "stop": texts,
+        "detokenize": bool(texts),  # only to know where to end: we decode ourselves, as for every engine
         "stop_token_ids": sorted(ends),
         "max_tokens": most,
         "logprobs": sampling.logprobs,
-        "spaces_between_special_tokens": False,
     }
+
+
+def _apart(seed: int) -> int:
+    """A seed for vLLM, which gives the n-th completion the n-th seed after it: neighbours shall share none."""
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
 
 
 def command_line(arguments: Mapping[str, Any]) -> list[str]:

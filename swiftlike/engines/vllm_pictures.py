@@ -20,7 +20,8 @@ class Pictures:
         if not prepared.images:
             return {"prompt_token_ids": list(prepared.ids)}
         pictures = [self._picture(image) for image in prepared.images]
-        return {"prompt_token_ids": self.unexpanded(prepared), "multi_modal_data": {"image": pictures}}
+        found = {"prompt_token_ids": self.unexpanded(prepared), "multi_modal_data": {"image": pictures}}
+        return found | ({"mm_processor_kwargs": {"do_resize": False}} if self.prompts.adapter.mrope else {})
 
     def unexpanded(self, prepared: Prepared) -> list[int]:
         """The ids with one token for each picture, without the marks around it that vLLM writes too."""
@@ -55,6 +56,6 @@ class Pictures:
         adapter = self.prompts.adapter
         assert adapter is not None
         size = adapter.fit(*picture.size)
-        if (grid := adapter.grid(*picture.size)) is not None:  # any size: the processor then has nothing to resize
+        if (grid := adapter.grid(*picture.size)) is not None:  # any size: the processor then resizes nothing
             size = grid[1] * adapter.factor, grid[0] * adapter.factor
         return picture if size == picture.size else picture.resize(size, resample=3)

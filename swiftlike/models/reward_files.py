@@ -39,19 +39,19 @@ State = dict[str, Tensor]
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def save_reward_model(model: Any, folder: Path, state: State | None, pad_id: int | None) -> None:
+def save_reward_model(model: Any, folder: Path, state: State | None, pad_id: int | None, **saving: Any) -> None:
     """The adapter or model, and its value head beside it; with a `pad_id`, one sequence classifier instead.
 
-    `state` is the whole state dict where an engine has gathered it.
+    `state` is the whole state dict where an engine has gathered it. Keywords go to `save_pretrained`.
     """
     whole = model.state_dict() if state is None else state
     head = {name.rpartition("v_head.")[2]: weight for name, weight in whole.items() if "v_head." in name}
     rest = {name: weight for name, weight in whole.items() if "v_head." not in name}
     if pad_id is not None:
-        _save_classifier(model, folder, rest, head["summary.weight"], pad_id)
+        _filled_classifier(model, rest, head["summary.weight"], pad_id).save_pretrained(folder, **saving)
         return
     if base_of(model) is model:
-        model.save_pretrained(folder, state_dict=rest)
+        model.save_pretrained(folder, state_dict=rest, **saving)
     else:
         model.save_pretrained(folder, state_dict=state and rest, selected_adapters=["default"])
     save_head(folder, head)
@@ -65,11 +65,11 @@ def save_head(folder: Path, head: Mapping[str, Tensor]) -> None:
     save_file(tensors, folder / HEAD, metadata={"format": "pt"})
 
 
-def _save_classifier(model: PreTrainedModel, folder: Path, rest: State, head: Tensor, pad_id: int) -> None:
+def _filled_classifier(model: PreTrainedModel, rest: State, head: Tensor, pad_id: int) -> PreTrainedModel:
     made = _classifier(model, pad_id)
     trunk = {name: weight for name, weight in rest.items() if name.startswith(f"{made.base_model_prefix}.")}
     made.load_state_dict(trunk | {_SCORE: head.to(next(iter(trunk.values())).dtype)}, assign=True)
-    made.save_pretrained(folder)
+    return made
 
 
 def _classifier(model: PreTrainedModel, pad_id: int) -> PreTrainedModel:

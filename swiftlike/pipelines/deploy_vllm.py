@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses as dc
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 
 from swiftlike.core.log import get_logger
@@ -25,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 def serve_vllm(run: Run, opened: Opened) -> int:
     """Run `vllm serve` until it ends; its exit code, 0 where a signal ended it as asked."""
     require("vllm", because="--infer_backend vllm", extra="vllm")
-    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *arguments(run, opened)]
+    words = [sys.executable, "-m", "swiftlike.engines.vllm_launch", "serve", *arguments(run, opened)]
     return supervise(words, _environment(run))
 
 
@@ -34,16 +37,31 @@ def arguments(run: Run, opened: Opened) -> list[str]:
     from swiftlike.engines.vllm_serve import serve_arguments
 
     deploy = run.deploy
-    words = [*serve_arguments(run, opened, sampling(run)), "--host", deploy.host, "--port", str(deploy.port or _free(deploy.host))]
-    names = deploy.served_model_name or [opened.checkpoint.source.name]
-    words += ["--served-model-name", *names, "--max-logprobs", str(deploy.max_logprobs)]
+    opened, names = _named(run, opened)
+    words = serve_arguments(run, opened, sampling(run))
+    words += ["--host", deploy.host, "--port", str(deploy.port or _free(deploy.host)), "--served-model-name", *names]
+    words += ["--max-logprobs", str(deploy.max_logprobs), "--shutdown-timeout", str(math.ceil(deploy.drain_timeout))]
     if deploy.ssl_certfile:
         words += ["--ssl-keyfile", deploy.ssl_keyfile, "--ssl-certfile", deploy.ssl_certfile]
     if deploy.allowed_local_media_path:
-        words += ["--allowed-local-media-path", os.path.abspath(deploy.allowed_local_media_path)]
+        words += ["--allowed-local-media-path", str(Path(deploy.allowed_local_media_path).resolve())]
     if deploy.allowed_media_domains:
         words += ["--allowed-media-domains", *deploy.allowed_media_domains]
     return words if deploy.verbose else [*words, "--disable-uvicorn-access-log"]
+
+
+def _named(run: Run, opened: Opened) -> tuple[Opened, list[str]]:
+    """The model with its adapters as requests shall call them, and names of the base.
+
+    vLLM always serves the base too. --served_model_name is the adapter's where that has no name of its own.
+    """
+    wanted, base = run.deploy.served_model_name, opened.checkpoint.source.name
+    if not opened.served or run.use.merge_lora:
+        return opened, wanted or [opened.served or base]
+    if not wanted:
+        return opened, [base]
+    adapters = {wanted[0] if name == opened.served else name: folder for name, folder in opened.adapters.items()}
+    return dc.replace(opened, adapters=adapters, served=wanted[0]), [base]
 
 
 def _environment(run: Run) -> dict[str, str]:
@@ -66,7 +84,7 @@ def supervise(words: list[str], environment: dict[str, str]) -> int:
     def with_us() -> None:  # in the child: it hears when we die, however we do
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    log.info("starting %s", " ".join(words[2:]))
+    log.info("starting vllm %s", " ".join(words[3:]))
     child = subprocess.Popen(words, env=environment, process_group=0, preexec_fn=with_us)
     asked: list[int] = []
 

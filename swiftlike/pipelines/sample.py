@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core import log
+from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.engines.base import Answer, Engine, Request, Sampling
+from swiftlike.models.placement import local_processes
 from swiftlike.pipelines.journal import ERROR, Journal, digest, journal
 from swiftlike.pipelines.records import LEFT_OUT, SEED, Account, Numbered, open_output, read_records, settings_of
 from swiftlike.pipelines.sample_rows import Asked, Reader, Sampled, Writer
@@ -112,6 +114,15 @@ def requests_of(run: Run, model_folder: Path) -> tuple[Sampling, ...]:
     return (*found, dc.replace(base, n=1, temperature=0.0)) if args.add_zero_temperature else tuple(found)
 
 
+def _take_card() -> None:
+    """With several processes on a machine, each computes on a card of its own."""
+    import torch
+
+    rank, processes = local_processes()
+    if mine := own_devices(torch.cuda.device_count(), processes, rank):
+        torch.cuda.set_device(mine[0])
+
+
 def _samples(model_folder: Path) -> bool:
     """Whether the model's own generation_config.json asks for sampling."""
     path = model_folder / "generation_config.json"
@@ -141,6 +152,7 @@ class _Work:
     def __call__(self, waiting: Sequence[tuple[Numbered, str]]) -> None:
         """Answer these prompts."""
         adapter = self._adapter()
+        _take_card()
         engine: Engine = open_engine(self.run, self.opened)
         try:
             for start in range(0, len(waiting), _WINDOW):

@@ -140,6 +140,10 @@ def _free_name(folder: Path, taken: Mapping[str, Path]) -> str:
 
 def _base(adapter: Path) -> str:
     path = adapter / ADAPTER
+    if not path.is_file():
+        raise UserError(
+            f"--adapters {adapter} is not on this machine", hint="name the model it belongs to with --model"
+        )
     base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{path} does not say which model the adapter belongs to", hint="name it with --model")
@@ -206,8 +210,9 @@ def _engine_args(run: Run) -> EngineArgs:
 
 def _pt_engine(run: Run, opened: Opened) -> Engine:
     from swiftlike.engines.batch import Model
-    from swiftlike.engines.pt import PtEngine, Room
+    from swiftlike.engines.pt import Adapters, PtEngine
     from swiftlike.engines.room import tokens_that_fit
+    from swiftlike.engines.worker import Room
 
     prompts, asked = prompts_of(run, opened), _engine_args(run)
     net, known_as = _weights(opened, merge=run.use.merge_lora)
@@ -221,11 +226,8 @@ def _pt_engine(run: Run, opened: Opened) -> Engine:
     return PtEngine(
         model,
         prompts,
-        adapters=tuple(opened.adapters),
-        served=opened.served,
-        known_as=known_as,
-        mixed=_mixable(net),
-        room=Room(rows=rows, tokens=tokens_that_fit(model.base)),
+        Adapters(known_as=known_as, served=opened.served, mixed=_mixable(net)),
+        Room(rows=rows, tokens=tokens_that_fit(model.base)),
     )
 
 

@@ -16,16 +16,26 @@ from typing import Any
 import httpx
 import openai
 
-READY_SECONDS = 120
+READY_SECONDS = 240
 
 
 class Deployed:
     """A server that is ready. `log` is the file of all that it says."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, url: str = "") -> None:
         self.process, self.log = process, log
-        self.url = self._found(r"listening on (\S+?);")
-        self._found("ready: ")
+        self.url = url or self._found(r"listening on (\S+?);")
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        end = time.monotonic() + READY_SECONDS
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", verify=False).status_code == 200:
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
 
     def _found(self, pattern: str) -> str:
         end = time.monotonic() + READY_SECONDS
@@ -59,8 +69,8 @@ class Deployed:
 
 
 @contextlib.contextmanager
-def deployed(folder: Path, *words: object) -> Iterator[Deployed]:
-    """A server on a free port; it is ended at the end, whatever state it is in."""
+def deployed(folder: Path, *words: object, url: str = "") -> Iterator[Deployed]:
+    """A server on a free port (`url`: where one says nothing of it); it is ended whatever state it is in."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SWIFTLIKE_", "HF_"))}
     env |= {"SWIFTLIKE_CACHE": os.environ["SWIFTLIKE_CACHE"], "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log = folder / "deploy.log"
@@ -69,7 +79,7 @@ def deployed(folder: Path, *words: object) -> Iterator[Deployed]:
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env=env)
     try:
-        yield Deployed(process, log)
+        yield Deployed(process, log, url)
     finally:
         process.kill()
         process.wait()

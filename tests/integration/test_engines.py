@@ -138,6 +138,21 @@ def test_adapters_by_name_in_one_batch(name: str, trained: Any, pairs: Path, mix
     engine.close()
 
 
+def test_adapters_that_cannot_share_a_batch_take_turns(pairs: Path, tmp_path: Path) -> None:
+    """PEFT cannot mix DoRA adapters."""
+    flags = SAVED | {"model_type": "tiny-llama", "dataset": pairs, "use_dora": True}
+    one, two = (
+        train("rlhf", tmp_path / str(rate), **flags | {"learning_rate": rate}).checkpoint for rate in (1e-2, 5e-2)
+    )
+    engine, found = opened("--adapters", f"one={one}", f"two={two}")
+    requests = requests_for("tiny-llama", tmp_path)
+    expected = {name: plain(found, folder, requests) for name, folder in {"": None, "one": one, "two": two}.items()}
+    order = [(name, i) for i in range(len(requests)) for name in expected]
+    answers = engine.generate([dc.replace(requests[i], adapter=name) for name, i in order])
+    assert ids(answers) == [expected[name][i] for name, i in order]
+    engine.close()
+
+
 def test_whole_model_checkpoint(pairs: Path, tmp_path: Path) -> None:
     flags = SAVED | {"sft_type": "full", "learning_rate": 1e-3, "model_type": "tiny-llama", "dataset": pairs}
     ran = train("rlhf", tmp_path, **flags, template="zephyr")

@@ -135,7 +135,7 @@ def test_blocks_are_marked(page: Path) -> None:
 
 @pytest.mark.parametrize("command", ALL, ids=str)
 def test_commands_are_accepted(command: Command, place: Path) -> None:
-    for folder in re.findall(r"--(?:resume_from_checkpoint|adapters) (\S+)", str(command)):
+    for folder in re.findall(r"--(?:resume_from_checkpoint|adapters|ckpt_dir) (\S+)", str(command)):
         (place / folder).mkdir(parents=True)
         (place / folder / "adapter_config.json").write_text("{}")
         (place / folder / "args.json").write_text(

@@ -14,7 +14,9 @@ COMMANDS = {
     "convert": ("swiftlike.cli.commands.convert:COMMAND", "Turn data files of one format into another."),
     "sample": ("swiftlike.cli.commands.sample:COMMAND", "Let a model answer the prompts of a data set, N times each."),
     "score": ("swiftlike.cli.commands.score:COMMAND", "Judge answers, and write rewards, the best ones, or pairs."),
+    "eval": ("swiftlike.cli.commands.eval:COMMAND", "Measure models and answers: rewards, pairs, win rates."),
     "verify": ("swiftlike.cli.commands.verify:COMMAND", "Compare training, engines and merged weights on some rows."),
+    "export": ("swiftlike.cli.commands.export:COMMAND", "Merge, quantise, convert or upload a trained model."),
     "list": ("swiftlike.cli.commands.list:COMMAND", "List models, datasets, losses, formats or flags."),
     "env": ("swiftlike.cli.commands.env:COMMAND", "Show versions and hardware, for a bug report."),
 }

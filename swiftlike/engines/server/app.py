@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from swiftlike.engines.server import rewards
-from swiftlike.engines.server.answers import answer
+from swiftlike.engines.server.answers import GONE, answer
 from swiftlike.engines.server.asking import chat_request, text_requests
 from swiftlike.engines.server.bodies import Chat, Text, body_of
 from swiftlike.engines.server.errors import ApiError
@@ -35,6 +36,10 @@ def build(state: State) -> ASGIApp:
     @app.exception_handler(HTTPException)
     async def misled(request: Request, error: HTTPException) -> Response:
         return ApiError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}").response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=GONE)
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:

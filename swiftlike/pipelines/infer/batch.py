@@ -48,15 +48,16 @@ def run_batch(run: Run, opened: Opened, sampling: Sampling) -> int:
     try:
         if mine:
             _answer(run, opened, sampling, mine, (lines, progress))
+        total = _together(progress)
     except KeyboardInterrupt:
         if is_main():
             log.warning("stopped; to go on: the same command with --result_path %s", path)
         raise
     finally:
         lines.close()
-    total = _together(progress)
-    if claim is not None:
-        claim.close()
+        if claim is not None:
+            claim.end()
+    if is_main():
         _summary(total, len(done), progress.seconds, path)
     return int(total["rows"] > 0 and total["errors"] == total["rows"])
 

@@ -9,6 +9,7 @@ from swiftlike.args.infer import wants_rows
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
+from swiftlike.core.optional import available
 from swiftlike.pipelines.infer.batch import run_batch
 from swiftlike.pipelines.infer.chat import run_chat
 from swiftlike.pipelines.infer.piped import run_piped
@@ -24,6 +25,8 @@ def run(run: Run) -> int:
         raise UserError("several processes answer rows: give --val_dataset, or leave NPROC_PER_NODE out")
     if world_size() > 1 and run.use.infer_backend != "pt":
         raise UserError("NPROC_PER_NODE is for --infer_backend pt; vllm takes --tensor_parallel_size")
+    if run.use.infer_backend == "vllm" and not available("vllm"):
+        raise UserError("--infer_backend vllm needs the package vllm", hint="pip install 'swiftlike[vllm]'")
     opened = open_model(run)
     run = opened.run
     how = sampling(run)

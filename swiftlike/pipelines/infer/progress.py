@@ -19,6 +19,7 @@ class Progress:
         self.total, self.before, self.shown = total, before, shown
         self.rows = self.errors = self.tokens = 0
         self.started = self._spoken = time.monotonic()
+        self._ended: float | None = None
         self._mine = threading.Lock()
         self._bar: Any = None
 
@@ -37,6 +38,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended = time.monotonic()
         if self._bar is not None:
             self._bar.stop()
 
@@ -52,8 +54,8 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time since the first row was begun."""
-        return max(time.monotonic() - self.started, 1e-9)
+        """Time from the first row to now, or to the end: weights are loaded before and given back after."""
+        return max((self._ended or time.monotonic()) - self.started, 1e-9)
 
     def _speed(self) -> str:
         failed = f"  {count(self.errors, 'error')}" if self.errors else ""

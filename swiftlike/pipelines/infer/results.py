@@ -88,6 +88,13 @@ class Claim:
         """Let others write."""
         self._notes.close()
 
+    def end(self) -> None:
+        """Let others write; a file that got no answer, since the weights could not be loaded, goes."""
+        if not self.path.stat().st_size:
+            self.path.unlink()
+            notes_of(self.path).unlink()
+        self.close()
+
 
 class Lines:
     """Adds whole lines to a file. Several threads and processes may do so at the same time."""

@@ -53,9 +53,11 @@ class GroupScorer(Protocol):
 
 @dc.dataclass(frozen=True, kw_only=True)
 class ScorerCard:
-    """One way to judge. `ranks`: it compares answers, so that its scores mean something inside a group only."""
+    """One way to judge. `ranks`: it compares answers, so that its scores mean something inside a group only;
+    `both_orders`: it looks at every two of them in both orders."""
 
     name: str
     help: str
     open: Callable[[Run], GroupScorer]
     ranks: bool = False
+    both_orders: bool = False

@@ -64,7 +64,7 @@ class JudgeScorer:
     def __init__(self, endpoint: Endpoint, args: Any) -> None:
         self.endpoint = endpoint
         self.system, self.prompt = args.judge_system, prompt_of(args.judge_prompt)
-        self.pattern = _compiled(args.judge_pattern)
+        self.pattern = compiled(args.judge_pattern)
 
     def score(self, groups: Sequence[Group], done: Done) -> None:
         """A group is an error when one of its answers got no mark: the others could not be compared with it."""
@@ -97,17 +97,25 @@ class JudgeScorer:
         self.endpoint.ask(chats, take)
 
     def _chat(self, group: Group, k: int) -> Chat:
-        said = {name: _text(value) for name, value in group.record.items()}
-        said |= {"prompt": group.prompt, "answer": group.answers[k]}
-        text = _PLACE.sub(lambda found: said.get(found[1], found[0]), self.prompt)
-        images = group.conversation(k).images
-        content: Any = text if not images else _parts(text, images)
+        text = filled(self.prompt, group.record, {"prompt": group.prompt, "answer": group.answers[k]})
+        content = content_of(text, group.conversation(k).images)
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": content}]
 
     def close(self) -> None:
         """Let go of the endpoint."""
         self.endpoint.close()
+
+
+def filled(template: str, record: Mapping[str, Any], said: Mapping[str, str]) -> str:
+    """A question: `{name}` stands for what is said, or for a column of the record; other braces stay."""
+    known = {name: _text(value) for name, value in record.items()} | dict(said)
+    return _PLACE.sub(lambda found: known.get(found[1], found[0]), template)
+
+
+def content_of(text: str, images: Sequence[Image]) -> Any:
+    """A question as OpenAI takes it: a text, or parts where it has pictures."""
+    return _parts(text, images) if images else text
 
 
 def _text(value: Any) -> str:
@@ -139,24 +147,32 @@ def _url(image: Image) -> str:
 
 
 def prompt_of(given: str | None) -> str:
-    """The question: a file's text, or the words themselves. UserError when it has no place for the answer."""
+    """The question about one answer."""
+    return template_of(given, PROMPT, ("{answer}",))
+
+
+def template_of(given: str | None, usual: str, places: Sequence[str]) -> str:
+    """`--judge_prompt`: a file's text, or the words themselves. UserError when it has no place for an answer."""
     if given is None:
-        return PROMPT
+        return usual
     path = Path(given).expanduser()
     try:
         text = path.read_text(encoding="utf-8") if len(given) < 4096 and path.is_file() else given
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--judge_prompt {given}: {error}") from error
-    if "{answer}" not in text:
-        raise UserError("--judge_prompt has no {answer} in it", hint="it is a text, or a file with one")
+    if missing := [place for place in places if place not in text]:
+        raise UserError(
+            f"--judge_prompt has no {' and no '.join(missing)} in it", hint="it is a text, or a file with one"
+        )
     return text
 
 
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+def compiled(given: str | None) -> re.Pattern[str] | None:
+    """`--judge_pattern`."""
     try:
-        return None if pattern is None else re.compile(pattern)
+        return None if given is None else re.compile(given)
     except re.error as error:
-        raise UserError(f"--judge_pattern {pattern!r}: {error}") from error
+        raise UserError(f"--judge_pattern {given!r}: {error}") from error
 
 
 def _open(run: Run) -> JudgeScorer:

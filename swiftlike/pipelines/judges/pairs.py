@@ -142,4 +142,10 @@ def _open(run: Run) -> PairwiseScorer:
     return PairwiseScorer(Classifier(model, tokenizer, args.pair_template, most=most, batch_size=args.pair_batch_size))
 
 
-CARD = ScorerCard(name="pairwise", help="a sequence classifier that compares two answers", open=_open, ranks=True)
+CARD = ScorerCard(
+    name="pairwise",
+    help="a sequence classifier that compares two answers",
+    open=_open,
+    ranks=True,
+    both_orders=True,
+)

@@ -115,3 +115,8 @@ def test_the_newest_checkpoint_of_a_run(tmp_path: Path) -> None:
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-x", "images"):
         (tmp_path / name).mkdir()
     assert files.newest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_folders_with_and_without_names(tmp_path: Path) -> None:
+    found = files.named_folders(["a=/x/y", "out/checkpoint-2/", str(tmp_path)])
+    assert found == [("a", "/x/y"), ("checkpoint-2", "out/checkpoint-2/"), (tmp_path.name, str(tmp_path))]

@@ -17,8 +17,9 @@ from swiftlike.datasets_registry.row import Image, Message, Turns
 from swiftlike.engines.base import Answer, Delta, Request, Sampling
 from swiftlike.engines.batch import Model
 from swiftlike.engines.prompts import Prompts
-from swiftlike.engines.pt import PtEngine, Room
+from swiftlike.engines.pt import PtEngine
 from swiftlike.engines.row import completion
+from swiftlike.engines.worker import Room
 from swiftlike.model_registry import TEMPLATES
 from tests import families
 
@@ -170,6 +171,35 @@ def test_beams_equal_plain_generate(name: str, beams: int) -> None:
     assert completion(list(on.stream(requests[0]))).ids == tuple(plain(on, requests[0], num_beams=beams))
 
 
+def test_what_is_not_with_beams_is_said() -> None:
+    kinds = {"need as many beams": {"n": 3}, "logprobs": {"logprobs": 1}, "penalty": {"presence_penalty": 1.0}}
+    for reason, more in kinds.items():
+        answer = shared().generate([Request(prompt=(40,), sampling=Sampling(num_beams=2, **more))])[0]
+        assert reason in answer.error
+
+
+def test_models_that_keep_another_state_are_left_to_generate() -> None:
+    """Mamba has no keys and values: no row can enter or leave its batch."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"vocab_size": len(families.tokenizer()), "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    net = MambaForCausalLM(MambaConfig(**size, eos_token_id=families.token("<|im_end|>"))).eval()
+    prompts = Prompts(template=Template(families.tokenizer(), TEMPLATES.get("chatml")), context=100)
+    on = PtEngine(Model(net=net, pad_id=0), prompts)
+    requests = asked("llama")
+    assert ids(on.generate(requests)) == [plain(on, request) for request in requests]
+    drawn = Request(prompt=(40, 50), sampling=Sampling(temperature=1.0, seed=1, n=2, max_new_tokens=NEW))
+    first, second = on.generate([drawn])[0].completions
+    assert first != second
+    assert on.generate([requests[0], drawn])[1].completions == (first, second)
+    assert (
+        "logprobs: not with this architecture"
+        in on.generate([Request(prompt=(4,), sampling=Sampling(logprobs=1))])[0].error
+    )
+    on.close()
+
+
 def test_repetition_penalty_equals_plain_generate() -> None:
     on = shared()
     requests = asked("llama", Sampling(temperature=0.0, max_new_tokens=NEW, repetition_penalty=3.0))
@@ -271,6 +301,16 @@ def test_closing_a_stream_ends_its_generation() -> None:
         on.generate(asked("llama")[:1])
 
 
+def test_an_error_of_the_model_ends_the_answers_that_it_hit_and_no_others() -> None:
+    on = engine()
+    expected = on.generate(asked("llama"))
+    handle = on.model.net.register_forward_pre_hook(lambda *_: 1 / 0)
+    assert [answer.error for answer in on.generate(asked("llama"))] == ["division by zero"] * 4
+    handle.remove()
+    assert on.generate(asked("llama")) == expected
+    on.close()
+
+
 @contextlib.contextmanager
 def memory_for(net: torch.nn.Module, rows: int) -> Iterator[list[int]]:
     """A model that runs out of memory above so many rows."""
@@ -293,9 +333,11 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
     with memory_for(on.model.net, 3) as seen:
         assert on.generate(requests) == expected
     assert max(seen) > 3
-    assert on.room.rows <= 3
+    assert on.worker.room.rows <= 3
     with memory_for(on.model.net, 0):
         assert "out of memory" in on.generate(requests[:1])[0].error
+        with pytest.raises(RuntimeError, match="out of memory"):
+            list(on.stream(requests[0]))
     assert on.generate(requests[:1]) == expected[:1]
     on.close()
 

@@ -149,6 +149,15 @@ def test_new_files_take_names_that_are_free(tmp_path: Path) -> None:
     assert {path.parent for path in (tmp_path / "infer_result").iterdir()} == {tmp_path / "infer_result"}
 
 
+def test_a_file_without_answers_does_not_stay(path: Path, tmp_path: Path) -> None:
+    Claim(path, FACTS).end()
+    assert path.is_file()
+    empty = Claim(tmp_path / "empty.jsonl", FACTS)
+    empty.end()
+    assert not empty.path.exists()
+    assert not notes_of(empty.path).exists()
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):

@@ -102,6 +102,7 @@ def test_what_is_held_out_of_a_data_set_is_what_training_held_out(tmp_path: Path
 def test_the_data_of_the_training_run(tmp_path: Path) -> None:
     path = write(tmp_path / "pairs.jsonl", [PAIR | {"query": f"Fruit {n}?"} for n in range(50)])
     other = write(tmp_path / "other.jsonl", [PAIR])
+    (tmp_path / "adapter_config.json").write_text("{}")
     run = asked("--ckpt_dir", str(tmp_path), "--load_dataset_config", "true")
     saved = {"dataset": [str(path)], "val_dataset": [], "dataset_test_ratio": 0.1, "seed": 3}
     assert len(read_rows(of_training(run, saved), saved)) == 5

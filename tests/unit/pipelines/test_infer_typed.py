@@ -123,7 +123,9 @@ def typing(*lines: str) -> Callable[[str], str]:
 
 
 def test_an_entry_is_a_line_or_all_lines_up_to_the_mark() -> None:
-    terminal = Terminal(typing("one", "two\npasted", "a", "", "b #", "exit", "reset-system: x", "# at the start", "end#"))
+    terminal = Terminal(
+        typing("one", "two\npasted", "a", "", "b #", "exit", "reset-system: x", "# at the start", "end#")
+    )
     assert [terminal.entry(), terminal.entry()] == ["one", "two\npasted"]
     terminal.several = True
     assert terminal.entry() == "a\n\nb"

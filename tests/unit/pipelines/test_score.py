@@ -300,6 +300,24 @@ def test_functions_that_are_not_there(path: str) -> None:
         from_python(path)
 
 
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (EXO | {"rewards": [1, 2.5, None]}, [1.0, 2.5, None]),
+        (APO | {"scores": {"sample_2": 3, "sample_0": 1}}, [1.0, None, 3.0]),
+        (EXO, "no scores"),
+        (EXO | {"rewards": [1]}, "scores do not match answers"),
+        (EXO | {"rewards": [1, 2, "x"]}, "not a score"),
+    ],
+    ids=str,
+)
+def test_scores_that_are_there_are_taken(record: dict[str, Any], expected: Any) -> None:
+    got: list[Any] = []
+    run, _ = build_run(load("score"), ["d", "--output", "o.jsonl", "--scorer", "recorded"], {})
+    SCORERS.get("recorded").open(run).score([group(record)], lambda _, scores: got.append(scores))
+    assert got[0] == expected if not isinstance(expected, str) else got[0].startswith(expected)
+
+
 # -- rankers ----------------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +422,7 @@ def test_prompts_of_judges(tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text("Q {prompt} A {answer}")
     assert prompt_of(str(path)) == "Q {prompt} A {answer}" == prompt_of("Q {prompt} A {answer}")
-    with pytest.raises(UserError, match="{answer}"):
+    with pytest.raises(UserError, match=r"no \{answer\} in it"):
         prompt_of("Is it good?")
 
 
@@ -470,8 +488,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def score(data: Path, url: str, *flags: str, output: str = "out.jsonl") -> int:
-    judge = ["--judge_model", "j", "--judge_url", url, "--judge_retries", "2", "--judge_timeout", "20"]
+def score(data: Path, url: str, *flags: str, output: str = "out.jsonl", retries: int = 2) -> int:
+    judge = ["--judge_model", "j", "--judge_url", url, "--judge_retries", str(retries), "--judge_timeout", "20"]
     return perform("score", [str(data), "--output", output, *judge, *flags])
 
 
@@ -529,7 +547,7 @@ def test_failures_are_tried_again(place: Path, serve: Any, code: int) -> None:
 def test_one_bad_verdict_is_an_error_of_its_row(place: Path, serve: Any, bad: Any, reason: str) -> None:
     judge = serve(lambda body, n: bad if body["messages"][-1]["content"].endswith("saw") else by_length(body, n))
     data = put(place / "rows.jsonl", EXO, {"prompt": "q", "completions": ["a", "bb"]}, "no json")
-    assert score(data, judge.url, *ASK, "--judge_retries", "0") == 0
+    assert score(data, judge.url, *ASK, retries=0) == 0
     assert [row["rewards"] for row in get(place / "out.jsonl")] == [[1, 2]]
     first, second = get(place / "out.errors.jsonl")
     assert (first["origin"], second["origin"]) == (f"{data}:1", f"{data}:3")
@@ -562,7 +580,7 @@ def test_a_run_goes_on_when_the_judge_is_back(place: Path, serve: Any) -> None:
 def test_nobody_there(place: Path) -> None:
     data = put(place / "rows.jsonl", EXO)
     with pytest.raises(UserError, match="does not answer"):
-        score(data, "http://127.0.0.1:9/v1", *ASK, "--judge_retries", "0")
+        score(data, "http://127.0.0.1:9/v1", *ASK, retries=0)
 
 
 def test_pictures_are_shown_to_the_judge(place: Path, serve: Any) -> None:
@@ -587,7 +605,7 @@ def test_pictures_are_shown_to_the_judge(place: Path, serve: Any) -> None:
         (["--rule", "a:b", "--regex", "a"], "--scorer rule"),
         (["--scorer", "judge"], "--judge_model"),
         (["--scorer", "pairwise"], "--model"),
-        ([], "which model"),
+        ([], "or see --scorer"),
         (["--regex", "a", "--pair_template", "{prompt}"], "{first}"),
         (["--regex", "a", "--pair_system", "add"], "--write pairs"),
         (["--regex", "a", "--max_length", "3"], "for training"),

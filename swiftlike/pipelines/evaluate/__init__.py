@@ -1,0 +1,1 @@
+"""`swiftlike eval`: one module per kind of evaluation."""

@@ -1,0 +1,1 @@
+"""What `swiftlike export` writes: merged, quantised or converted weights, here or on a hub."""

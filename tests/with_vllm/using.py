@@ -1,0 +1,117 @@
+"""Engines on built-in models, opened as commands open them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from swiftlike.args.data import DataArgs
+from swiftlike.args.generate import EngineArgs, GenerateArgs, UseArgs
+from swiftlike.args.lora import TunerArgs
+from swiftlike.args.model import ModelArgs
+from swiftlike.core.declare import Command
+from swiftlike.core.merge import COMMAND_LINE, Given, merge
+from swiftlike.core.optional import available
+from swiftlike.datasets_registry import row
+from swiftlike.datasets_registry.row import Message, Turns
+from swiftlike.engines.base import Request, Sampling
+from swiftlike.models.load import load_model, locate
+from swiftlike.models.tuning import add_lora
+from swiftlike.pipelines.serving import open_engine, open_model
+
+NEEDS_VLLM = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        not available("vllm"), reason="vLLM is not installed here: .ci/vllm makes an environment for it"
+    ),
+]
+COMMAND = Command(
+    name="test",
+    summary="",
+    target="",
+    sections={"use": UseArgs, "generate": GenerateArgs, "engine": EngineArgs, "model": ModelArgs, "data": DataArgs},
+)
+USUAL = {"torch_dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+GREEDY = Sampling(temperature=0, max_new_tokens=12)
+
+
+def run_of(**flags: Any) -> Any:
+    """A run as a command line would ask for it."""
+    return merge(COMMAND, [[Given(name, value, COMMAND_LINE) for name, value in (USUAL | flags).items()]])
+
+
+@contextlib.contextmanager
+def engine(backend: str, **flags: Any) -> Iterator[Any]:
+    """An engine that is closed again."""
+    run = run_of(infer_backend=backend, **flags)
+    made = open_engine(run, open_model(run))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def adapter(model: str, folder: Path, seed: int = 0) -> Path:
+    """A LoRA adapter that changes the model's answers."""
+    source = locate(ModelArgs(model_type=model))
+    torch.manual_seed(seed)
+    net = add_lora(
+        load_model(source, dtype=torch.float32), source.card, TunerArgs(lora_target_modules=["ALL"], lora_rank=4), False
+    )
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3)
+    net.save_pretrained(folder)
+    return folder
+
+
+def asked(text: str, *pictures: Path, sampling: Sampling = GREEDY, adapter: str = "") -> Request:
+    """A question."""
+    images = tuple(row.Image(str(one)) for one in pictures)
+    return Request(prompt=Turns((Message("user", text),), images), sampling=sampling, adapter=adapter)
+
+
+def ids(answers: Any) -> list[tuple[int, ...]]:
+    """Tokens of each answer's first completion."""
+    errors = [one.error for one in answers if one.error]
+    assert errors == []
+    return [one.completions[0].ids for one in answers]
+
+
+@functools.cache
+def picture(folder: Path, width: int, height: int, colour: str = "red") -> Path:
+    """A rectangle on blue, as a file."""
+    image = Image.new("RGB", (width, height), "navy")
+    ImageDraw.Draw(image).rectangle([width // 5, height // 5, width // 2, height // 2], fill=colour)
+    path = folder / f"{width}x{height}-{colour}.png"
+    image.save(path)
+    return path
+
+
+def by_transformers(pt: Any, request: Request) -> tuple[int, ...]:
+    """transformers' own greedy generation from the engine's prompt, on the weights of a pt engine."""
+    prepared = pt.prompts.ids(request)
+    pixels = pt.model.adapter.join(prepared.pictures) if prepared.images else {}
+    pt.model.switch(pt.known_as.get(request.adapter, request.adapter))
+    prompt = torch.tensor([prepared.ids])
+    if prepared.grids:  # M-RoPE: generation finds the pictures by it
+        pixels["mm_token_type_ids"] = (prompt == pt.model.placeholder).int()
+    with torch.no_grad():
+        out = pt.model.net.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=request.sampling.max_new_tokens,
+            eos_token_id=sorted(pt.prompts.ends),
+            pad_token_id=pt.model.pad_id,
+            **pixels,
+        )
+    return tuple(out[0, prompt.shape[1] :].tolist())
