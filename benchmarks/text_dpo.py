@@ -172,13 +172,15 @@ def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
 
 
 class Side:
-    """A running worker."""
+    """A running worker, whose program is `script` beside this one."""
+
+    script = "text_dpo_side.py"
 
     def __init__(self, side: str, python: str, options: argparse.Namespace, mode: str, threads: int) -> None:
         folder = Path(options.folder)
         self.name = side
         self.log = folder / f"{side.replace(' ', '_')}_{mode}_{threads}.log"
-        script = Path(__file__).resolve().with_name("text_dpo_side.py")
+        script = Path(__file__).resolve().with_name(self.script)
         words = [python, str(script), side, str(folder / "setting.json"), mode]
         env = {
             **os.environ,

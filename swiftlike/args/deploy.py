@@ -61,7 +61,9 @@ def problems(run: Any) -> list[str]:
     if deploy.api_key is not None and not deploy.api_key.isascii():
         found.append("--api_key: only ASCII characters can be sent in a header")
     if run.use.infer_backend == "vllm":
-        found += [f"--{flag} says nothing to vLLM's server" for flag in OURS if run.origin.get(flag, DEFAULT) != DEFAULT]
+        found += [
+            f"--{flag} says nothing to vLLM's server" for flag in OURS if run.origin.get(flag, DEFAULT) != DEFAULT
+        ]
     if not (run.use.ckpt_dir or run.use.adapters or run.model.model or run.model.model_type):
         found.append("which model? give --ckpt_dir, --adapters or --model (see `swiftlike list models`)")
     return found

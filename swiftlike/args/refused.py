@@ -52,7 +52,7 @@ _GROUPS = (
         "use --freeze_vit, --freeze_aligner and --freeze_llm",
     ),
     Refused(
-        "quant_n_samples quant_seqlen hqq_axis hqq_dynamic_config_path",
+        "hqq_axis hqq_dynamic_config_path",
         "quantised training is --quant_bits 4 or 8 with --quant_method bnb",
     ),
     Refused("bnb_4bit_quant_type", "4-bit weights are nf4", ("nf4", "none")),
@@ -101,7 +101,6 @@ _GROUPS = (
     ),
     Refused("vit_gradient_checkpointing", "use --gradient_checkpointing", ("true", "none")),
     Refused("safe_serialization save_safetensors", "weights are always saved as safetensors", ("true", "none")),
-    Refused("max_shard_size", "shards have the size that transformers gives them", ("5gb", "none")),
     Refused("logging_dir", "tracker files are in the run folder"),
     Refused("push_hub_strategy", "use --hub_strategy", ("none", "push_best")),
     Refused("gpu_memory_fraction", "use --max_memory"),

@@ -134,23 +134,22 @@ class VllmEngine:
     def logps(self, prompts: Sequence[tuple[Sequence[int], Sequence[Image]]], adapter: str = "") -> list[list[float]]:
         """Log-probability of each token but the first, for texts that are given as ids with pictures expanded.
 
-        ValueError for one that vLLM refuses.
+        One at a time: with adapters, vLLM's head takes the prompts of a batch for one token each. ValueError for one
+        that vLLM refuses.
         """
-        events: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         params = self._params(max_tokens=1, temperature=0, prompt_logprobs=0, output_kind=self._kinds.FINAL_ONLY)
-        for i, (ids, images) in enumerate(prompts):
+        found = []
+        for ids, images in prompts:
+            events: queue.SimpleQueue[Any] = queue.SimpleQueue()
             prepared = Prepared(ids=tuple(ids), images=tuple(images), reader=self.prompts)
-            lora = self._lora_of(adapter)
-            send = lambda output, i=i: events.put((i, output))  # noqa: E731 - one for each prompt
-            self._loop.ask(Job(self._name(), self._pictures.prompt(prepared), params, lora, send))
-        found: list[list[float]] = [[] for _ in prompts]
-        for _ in prompts:
-            i, output = events.get()
+            prompt = self._pictures.prompt(prepared)
+            self._loop.ask(Job(self._name(), prompt, params, self._lora_of(adapter), events.put))
+            output = events.get()
             if isinstance(output, Exception):
                 raise ValueError(str(output)) from output
-            same_prompt(output, prompts[i][0])
-            ids, table = output.prompt_token_ids, output.prompt_logprobs
-            found[i] = [line[token].logprob for token, line in zip(ids[1:], table[1:], strict=True)]
+            same_prompt(output, ids)
+            table = output.prompt_logprobs[1:]
+            found.append([line[token].logprob for token, line in zip(ids[1:], table, strict=True)])
         return found
 
     @property

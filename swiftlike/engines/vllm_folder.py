@@ -11,7 +11,8 @@ from transformers import GenerationConfig
 
 from swiftlike.core.files import write_json
 from swiftlike.core.log import get_logger
-from swiftlike.engines.choosing import Choice
+from swiftlike.engines.base import Sampling
+from swiftlike.engines.choosing import settle
 from swiftlike.models.load import NATIVE, choose_dtype, fit_separator, load_model
 from swiftlike.models.published import is_published, rename_folder
 
@@ -19,7 +20,7 @@ log = get_logger(__name__)
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 GENERATION = "generation_config.json"
-CHOSEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+CHOSEN = ("max_new_tokens", "top_p", "top_k", "repetition_penalty")
 
 
 def loadable(opened: Any, scratch: Path, merge: bool) -> Path:
@@ -48,16 +49,18 @@ def generation_config(folder: Path) -> GenerationConfig:
     return GenerationConfig()
 
 
-def with_settings(folder: Path, scratch: Path, *, ends: frozenset[int], choice: Choice, most: int | None) -> Path:
+def with_settings(folder: Path, scratch: Path, ends: frozenset[int], sampling: Sampling) -> Path:
     """`scratch`, filled, with a generation_config.json that ends answers where training did, and says how tokens are
-    chosen for requests that do not."""
+    chosen for requests that do not: as `sampling` does, and where that is silent, the model's own."""
     if folder != scratch:
         _link(folder, scratch)
-    own = json.loads((folder / GENERATION).read_text(encoding="utf-8")) if (folder / GENERATION).is_file() else {}
-    known = own.get("eos_token_id")
-    known = known if isinstance(known, list) else [] if known is None else [known]
-    chosen = {name: getattr(choice, name) for name in CHOSEN} | ({"max_new_tokens": most} if most else {})
-    _replace(scratch / GENERATION, own | chosen | {"eos_token_id": sorted({*known, *ends})})
+    own = generation_config(folder)
+    file = folder / GENERATION
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    asked = {name: getattr(sampling, name) for name in CHOSEN if getattr(sampling, name) is not None}
+    asked |= {"temperature": settle(sampling, own).temperature}  # vLLM draws where it is told nothing
+    _replace(scratch / GENERATION, saved | asked | {"eos_token_id": sorted({*known, *ends} - {None})})
     return scratch
 
 

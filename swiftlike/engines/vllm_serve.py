@@ -12,10 +12,9 @@ from swiftlike.core.log import get_logger
 from swiftlike.data.template import Template
 from swiftlike.datasets_registry.row import Message, Turns
 from swiftlike.engines.base import Request, Sampling
-from swiftlike.engines.choosing import settle
 from swiftlike.engines.prompts import Prompts
 from swiftlike.engines.vllm_args import command_line, engine_arguments
-from swiftlike.engines.vllm_folder import generation_config, loadable, with_settings
+from swiftlike.engines.vllm_folder import loadable, with_settings
 from swiftlike.model_registry.jinja import around, template
 from swiftlike.models.load import choose_dtype
 
@@ -42,9 +41,7 @@ def serve_arguments(run: Any, opened: Any, sampling: Sampling | None = None) -> 
     scratch = Path(_scratch[-1].name)
     merge = run.use.merge_lora
     folder = loadable(opened, scratch, merge)
-    asked = sampling or Sampling()
-    choice = settle(asked, generation_config(folder))
-    folder = with_settings(folder, scratch, ends=prompts.ends, choice=choice, most=asked.max_new_tokens)
+    folder = with_settings(folder, scratch, prompts.ends, sampling or Sampling())
     adapters = {} if merge else opened.adapters
     dtype = str(choose_dtype(opened.run.model.torch_dtype)).removeprefix("torch.")
     found = engine_arguments(run, folder, adapters, dtype)

@@ -84,7 +84,7 @@ def test_bad_rows_are_counted(reward: Ran, tmp_path: Path) -> None:
     found = evaluated(tmp_path, "reward", rows, "--ckpt_dir", reward.checkpoint)
     assert (found["rows"], found["pairs"], sum(found["bad_rows"].values())) == (2, 1, 2)
     assert "longer than max_length" in found["bad_rows"]
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="bad rows"):
         evaluated(tmp_path, "reward", rows, "--ckpt_dir", reward.checkpoint, "--on_bad_row", "error")
 
 

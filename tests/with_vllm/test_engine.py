@@ -141,7 +141,8 @@ def test_given_tokens_and_their_log_probabilities(both: tuple[Any, Any]) -> None
         request = asked(QUESTIONS[0], adapter=name, sampling=dc.replace(GREEDY, logprobs=0))
         (answer,) = vllm.generate([request])
         prompt, made = vllm.prompts.ids(request).ids, answer.completions[0]
-        (logps,) = vllm.logps([((*prompt, *made.ids), ())], name)
+        logps, short = vllm.logps([((*prompt, *made.ids), ()), (prompt, ())], name)
+        assert short == pytest.approx(logps[: len(short)], abs=1e-4)
         assert len(logps) == len(prompt) + len(made.ids) - 1
         assert logps[len(prompt) - 1 :] == pytest.approx([token.logprob for token in made.tokens], abs=1e-4)
         again = vllm.generate([dc.replace(request, prompt=prompt)])

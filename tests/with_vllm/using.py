@@ -100,7 +100,8 @@ def by_transformers(pt: Any, request: Request) -> tuple[int, ...]:
     """transformers' own greedy generation from the engine's prompt, on the weights of a pt engine."""
     prepared = pt.prompts.ids(request)
     pixels = pt.model.adapter.join(prepared.pictures) if prepared.images else {}
-    pt.model.switch(pt.known_as.get(request.adapter, request.adapter))
+    name = request.adapter or pt.served
+    pt.model.switch(pt.known_as.get(name, name))
     prompt = torch.tensor([prepared.ids])
     if prepared.grids:  # M-RoPE: generation finds the pictures by it
         pixels["mm_token_type_ids"] = (prompt == pt.model.placeholder).int()

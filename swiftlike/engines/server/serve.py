@@ -94,7 +94,7 @@ async def serve(
     )  # fmt: skip
     server = Server(config, state, lambda: loop.call_soon_threadsafe(stopping.set))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    log.info("listening on %s; the model is loaded", address(sock, bool(tls)))
+    log.info("listening on %s; the model is being loaded", address(sock, bool(tls)))
     rates = asyncio.create_task(_rates(state, deploy.log_interval))
     try:
         state.model = await loop.run_in_executor(None, load)

@@ -14,6 +14,7 @@ from swiftlike.data.files import read_file
 from swiftlike.data.load import sources_of
 from swiftlike.data.report import Reasons
 from swiftlike.datasets_registry.card import BadRow
+from swiftlike.datasets_registry.columns import SCORES
 from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.datasets_registry.row import Image, Turns
 from swiftlike.pipelines.judges import Group
@@ -21,6 +22,7 @@ from swiftlike.pipelines.records import Numbered
 from swiftlike.pipelines.score_rows import group_of
 
 Key = tuple[Any, ...]
+_SCORES = "rewards"  # where a pair has the scores that its answers brought along
 
 
 @dc.dataclass
@@ -46,7 +48,7 @@ def read_answers(run: Run, name: str) -> Answers:
                 found.bad.add(error.kind if isinstance(error, BadRow) else str(error), f"{origin}: {error}")
                 continue
             for k in range(group.row.size):
-                one = dc.replace(group, row=_only(group, k))
+                one = Group(_only(group, k), _record(group, k))
                 found.by_prompt.setdefault(key_of(one.row.prompt), []).append(one)
     if not found.by_prompt:
         raise UserError(f"{name} holds no answers", problems=found.bad.as_text().splitlines())
@@ -59,6 +61,14 @@ def _only(group: Group, k: int) -> Any:
     return dc.replace(
         row, prompt=row.prompt_of(k), prompts=(), completions=(row.completions[k],), scores=scores, label=None
     )
+
+
+def _record(group: Group, k: int) -> dict[str, Any]:
+    """The record with answer k's own score, where it has one for each."""
+    kept = {name: value for name, value in group.record.items() if name not in SCORES}
+    lists = [value for name in SCORES if isinstance(value := group.record.get(name), list)]
+    fitting = [value for value in lists if len(value) == group.row.size]
+    return kept | ({_SCORES: [fitting[0][k]]} if fitting else {})
 
 
 def key_of(prompt: Turns) -> Key:
@@ -81,7 +91,11 @@ def matched(first: Answers, second: Answers) -> list[Group]:
     for key, mine in first.by_prompt.items():
         for one, other in zip(mine, second.by_prompt.get(key, []), strict=False):
             row = dc.replace(one.row, completions=(*one.row.completions, *other.row.completions), scores=())
-            pairs.append(Group(row, {**other.record, **one.record}))
+            record = {**other.record, **one.record}
+            record.pop(_SCORES, None)
+            if _SCORES in one.record and _SCORES in other.record:
+                record[_SCORES] = [*one.record[_SCORES], *other.record[_SCORES]]
+            pairs.append(Group(row, record))
     return pairs
 
 

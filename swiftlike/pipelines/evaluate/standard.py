@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.core.optional import require
@@ -26,6 +28,7 @@ def run(run: Run) -> int:
         "num_fewshot": run.eval.num_fewshot,
         "limit": run.eval.limit,
         "batch_size": run.eval.eval_batch_size,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",  # its own default is cuda, there or not
         "log_samples": False,
     }
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from swiftlike.args.export import changes_weights
+from swiftlike.core.files import named_folders
 from swiftlike.core.merge import Run
 from swiftlike.pipelines.export import layouts
 from swiftlike.pipelines.export.folders import copy_clean, keep_args, leave_record, new_folder
@@ -52,7 +54,7 @@ def _job(run: Run) -> tuple[Write, Path, str]:
     opened = open_model(run)
     source = next(iter(opened.adapters.values()), opened.model_folder)
     merged = bool(opened.adapters)
-    anew = merged or changes_weights(run) or opened.checkpoint.source.loader != NATIVE
+    anew = merged or changes_weights(run)
     write = functools.partial(write_model, run, opened) if anew else functools.partial(_copy, run, opened.model_folder)
     if not _fewer_bits(run):
         return write, source, "-merged" if merged else ""
@@ -64,3 +66,33 @@ def _fewer_bits(run: Run) -> str:
     if run.quant.to_gguf:
         return "-gguf"
     return f"-{run.model.quant_method}-int{run.model.quant_bits}" if run.model.quant_bits else ""
+
+
+def _local(run: Run) -> Path | None:
+    """The folder on this machine that is copied as it is; None for a model that is yet to be fetched."""
+    if run.use.ckpt_dir:
+        return whole_checkpoint(run.use.ckpt_dir)
+    if run.use.adapters:
+        return whole_checkpoint(named_folders(run.use.adapters)[0][1])
+    folder = Path(run.model.model).expanduser()
+    return folder if run.model.model and folder.is_dir() else None
+
+
+def _layout_folder(run: Run) -> Path:
+    return Path(run.use.ckpt_dir or named_folders(run.use.adapters)[0][1]).expanduser().absolute()
+
+
+def _copy(run: Run, source: Path, draft: Path) -> None:
+    copy_clean(source, draft)
+    keep_args(source, draft, run)
+    leave_record(draft, copied=str(source))
+
+
+def _quantised(run: Run, opened: Opened, whole: Path | None, write: Write, draft: Path) -> None:
+    """Quantise the folder `whole`, or what is written first."""
+    inner = draft / "unquantised"
+    if whole is None:
+        inner.mkdir()
+        write(inner)
+    quantise(run, opened, whole or inner, draft)
+    shutil.rmtree(inner, ignore_errors=True)

@@ -40,7 +40,7 @@ def new_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     try:
         yield draft
         for file in draft.rglob("*"):
-            _to_disk(file)
+            _settle(file)
         _refuse(target, replace)
         _move(draft, target)
     except BaseException:
@@ -87,6 +87,15 @@ def _runs(pid: int) -> bool:
     return pid != os.getpid()
 
 
+def _settle(path: Path) -> None:
+    """On disk, and as readable as other new files (safetensors' are only for their owner)."""
+    if path.is_file():
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+    _to_disk(path)
+
+
 def _to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -126,6 +135,13 @@ def keep_args(source: Path | None, draft: Path, run: Run) -> None:
         "origin": {name: where for name, where in document.get("origin", {}).items() if name in args},
     }
     write_json(draft / ARGS, record)
+
+
+def copy_args(source: Path, draft: Path) -> None:
+    """A checkpoint's args.json (ms-swift's too) as it is."""
+    for name in RECORDS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, draft / name)
 
 
 def leave_record(draft: Path, **facts: Any) -> None:

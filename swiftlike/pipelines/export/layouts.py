@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses as dc
 import json
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import write_json
-from swiftlike.pipelines.export.folders import adapter_config, copy_clean, keep_args, leave_record
+from swiftlike.pipelines.export.folders import adapter_config, copy_args, copy_clean, leave_record
 
 CONFIG, SAFE, OLD = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DEFAULT = "default"
 PREFIX = "base_model.model."
-_MATRIX = re.compile(r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))(?:\.[^.]+)?(\.weight)?")
+_MATRIX = re.compile(r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))(?:\.(?!weight$)[^.]+)?(\.weight)?")
 _WHOLE = re.compile(r"(.*)\.modules_to_save\.[^.]+\.(weight|bias)")
 _ONLY_SWIFT = {"use_qa_lora": "QA-LoRA", "use_merged_linear": "merged linear layers"}
 Config, State = dict[str, Any], Mapping[str, torch.Tensor]
@@ -77,6 +76,7 @@ def _write(folder: Path, config: Config, state: State) -> None:
 def _rest(folder: Path, draft: Path) -> None:
     """The files beside the adapter, such as a value head and the tokenizer."""
     copy_clean(folder, draft)
+    copy_args(folder, draft)
     for name in (CONFIG, SAFE, OLD):
         if not (draft / DEFAULT).is_dir():
             break

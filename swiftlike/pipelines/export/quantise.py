@@ -66,7 +66,7 @@ def _gptqmodel(run: Run, opened: Opened, whole: Path, draft: Path) -> None:
     """GPTQ or AWQ, with activations of rows of --dataset."""
     method = run.model.quant_method
     _text_only(opened, whole, f"--quant_method {method}")
-    library = require("gptqmodel", because=f"--quant_method {method}")
+    library = require("gptqmodel", because=f"--quant_method {method}", extra="gptq")
     quant = run.quant
     more: dict[str, Any] = {"quant_method": "awq", "format": "gemm"} if method == "awq" else {}
     config = library.QuantizeConfig(bits=run.model.quant_bits, group_size=quant.group_size, **more)
@@ -88,7 +88,7 @@ def calibration(run: Run, opened: Opened) -> list[list[int]]:
 
 def _gguf(run: Run, opened: Opened, whole: Path, draft: Path) -> None:
     _text_only(opened, whole, "--to_gguf")
-    require("gguf", because="--to_gguf")
+    require("gguf", because="--to_gguf", extra="gguf")
     script, kind = _converter(run.quant.llama_cpp), run.quant.gguf_type
     name = NOT_A_NAME.sub("-", opened.checkpoint.source.name)
     out = draft / f"{name}-{kind}.gguf"
