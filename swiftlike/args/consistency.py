@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -10,11 +12,12 @@ from typing import Any
 
 from swiftlike.args import hf
 from swiftlike.args.data import KEPT_PROMPT
-from swiftlike.args.rlhf import reference_problems
+from swiftlike.args.rlhf import SFT, reference_problems
 from swiftlike.core.errors import suggestion
 from swiftlike.core.files import RECORDS, named_folders, newest_checkpoint
 from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.core.optional import available
+from swiftlike.losses import LOSSES
 
 _NO_MODEL = (
     "--model is missing: an id, a folder or a registered name, as in --model Qwen/Qwen2.5-0.5B-Instruct or "
@@ -173,11 +176,40 @@ def _adapters(run: Run) -> list[str]:
         for name in getattr(tuner, flag):
             if Path(name).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):  # not an id on the hub
                 problems += _adapter(f"--{flag}", name)
+    problems += _reward_models(run)
     continued = tuner.sft_type == "lora" and (tuner.adapters or run.train.resume_only_model)
     if continued and (shape := _given(run, *_SHAPE.split())):
         what = "--adapters" if tuner.adapters else "--resume_only_model"
         problems.append(f"{_list(shape)}: not with {what}; the adapter's own shape is kept")
     return problems
+
+
+def _reward_models(run: Run) -> list[str]:
+    """Reward models that an objective over answers would take for language models."""
+    objective = run.rlhf.rlhf_type if "rlhf" in run.sections else SFT
+    if LOSSES.get(objective).record == "rewards":
+        return []
+    named = [("model", run.model.model), *(("adapters", one) for one in run.tuner.adapters)]
+    named += [("ref_adapters", one) for one in run.tuner.ref_adapters]
+    named += [("ref_model", run.rlhf.ref_model)] if "rlhf" in run.sections else []
+    return [
+        f"--{flag} {name} is a reward model; {objective} needs one that writes answers"
+        for flag, name in named
+        if name and reward_model(Path(name).expanduser())
+    ]
+
+
+def reward_model(folder: Path) -> bool:
+    """Whether a folder holds a reward model: a value head, or a sequence classifier."""
+    if any((folder / name).is_file() for name in ("value_head.safetensors", "value_head.bin")):
+        return True
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    with contextlib.suppress(ValueError, OSError):  # a broken file is reported where it is read
+        names = json.loads(path.read_text(encoding="utf-8")).get("architectures") or ()
+        return any(str(name).endswith("ForSequenceClassification") for name in names)
+    return False
 
 
 def _adapter(flag: str, name: str) -> list[str]:

@@ -111,7 +111,7 @@ def load_source(converter: Converter, ratio: float, seed: int) -> tuple[list[Row
     if ratio >= 1 and wanted is not None and wanted > len(table):
         raise UserError(f"{report.name}#{wanted}: validation rows are not repeated; there are {len(table)}")
     train, val = draw(len(table), wanted, ratio, random.Random(seed))
-    if 0 < ratio < 1 and not val:
+    if 0 < ratio < 1 and not val and len(table) == 1:
         report.notes.append("nothing held out to validate on: there is only one row")
     rows = _Reader(table, converter)
     trained, held = rows.at(train), rows.at(val)

@@ -23,6 +23,7 @@ from swiftlike.datasets_registry.turns import (
 )
 
 _SEPARATOR = "<sep>"
+_LARGEST = 1e30  # of a score
 # Columns of ms-swift that change what a row means: to leave them out in silence would train on something else.
 UNREADABLE = ("videos", "video", "audios", "audio", "rejected_videos", "rejected_audios", "objects")
 
@@ -98,6 +99,8 @@ def _ranked(got: Got) -> Row:
         divided = [_split(messages) for messages, _ in whole]
     else:
         divided = [_separated(answer, f"{theirs}[{k}]") for k, answer in enumerate(answers)]
+        if any(asked != divided[0][0] for asked, _ in divided):
+            raise BadRow("answers to different queries", f"the texts of {theirs} differ before {_SEPARATOR}")
         whole = [((), ()) for _ in answers]
     turns = _prompts(divided, [inline for _, inline in whole], [_images(got, "images")] * len(divided))
     marks = {key: str(got[key][1]) for key in ("mark", "prompt_id") if key in got}
@@ -266,7 +269,10 @@ def _number(got: Got, name: str) -> float | None:
 
 def _scores(column: tuple[str, Any]) -> tuple[float, ...]:
     where, values = column
-    return tuple(_number({"score": (f"{where}[{k}]", value)}, "score") or 0.0 for k, value in enumerate(values))
+    scores = tuple(_number({"score": (f"{where}[{k}]", value)}, "score") or 0.0 for k, value in enumerate(values))
+    if any(abs(score) > _LARGEST for score in scores):
+        raise BadRow("score is too large", f"{where} is {values!r}; training computes with 32 bits")
+    return scores
 
 
 def _tools(got: Got) -> str:

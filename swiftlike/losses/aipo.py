@@ -49,7 +49,16 @@ class AipoArgs:
 
     def problems(self) -> list[str]:
         """Values that do not go together."""
-        return type_problems(self.loss_type, KINDS, single=True)
+        found = type_problems(self.loss_type, KINDS, single=True)
+        if found:
+            return found
+        readers = {"aipo_alpha": ("aipo", "alpha_dpo", "nll_loss"), "aipo_lambda": ("aipo",)}
+        usual = AipoArgs()
+        return [
+            f"--{name}: loss_type {self.kind} does not use it (only {', '.join(kinds)})"
+            for name, kinds in readers.items()
+            if self.kind not in kinds and getattr(self, name) != getattr(usual, name)
+        ]
 
 
 def aipo(record: GroupLogps, args: AipoArgs) -> Loss:

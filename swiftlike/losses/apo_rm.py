@@ -151,6 +151,9 @@ def advice(rows: Sequence[Any], args: ApoRmArgs, together: int) -> str | None:
     """Items that say nothing, and items that cannot be told apart."""
     tied = sum(len(set(row.scores)) < 2 for row in rows)
     said = [f"{tied} of {len(rows)} items have no two different scores: they count nowhere"] if tied else []
+    other = sorted({row.mark for row in rows} - {ADVERSARIAL, "", "hh"})
+    if other:
+        said.append(f"type {', '.join(map(repr, other))} is not {ADVERSARIAL!r}: such items count as annotated")
     game = [row for row in rows if row.mark == ADVERSARIAL]
     unnamed = sum(not row.prompt_id for row in game)
     if unnamed and args.task_type == "apo" and args.apo_sample_num == 1:

@@ -23,7 +23,7 @@ class BetaDpoArgs:
 
     beta: float = arg(0.1, "beta at an average gap; evaluation uses it as it is", ge=0)
     beta_scale: float = arg(0.6, "how strongly beta follows the (unscaled) gap of a batch")
-    beta_filter_ratio: float = arg(0.2, "share of each batch that is left out as outliers", ge=0, le=1)
+    beta_filter_ratio: float = arg(0.2, "share of each batch that is left out as outliers", ge=0, le=0.99)
     beta_momentum: float = arg(0.9, "share of the old value in the running mean and deviation", ge=0, le=1)
     beta_min: float = arg(1e-3, "beta is never lower", ge=0)
     beta_stats_init: Literal["zero", "batch"] = arg(
@@ -62,16 +62,17 @@ def moved(state: State, gaps: Tensor, args: BetaDpoArgs) -> State:
     """`M <- m M + (1-m) mean(g)`, `S <- m S + (1-m) std(g)` with the n-1 divisor, and the same for the plain losses
     `-log s(b0 g)`, which are only logged. A single row has no deviation and changes none."""
     losses = -log_sigmoid(args.beta * gaps)
-    first = args.beta_stats_init == "batch" and not state.draws
-    m = 0.0 if first else args.beta_momentum
+    from_batch = args.beta_stats_init == "batch"
+    m = 0.0 if from_batch and not state.draws else args.beta_momentum
+    k = 0.0 if from_batch and not state.gap_std else args.beta_momentum  # a batch of one has left it at zero
     several = len(gaps) > 1
     return State(
         seed=state.seed,
         draws=state.draws + 1,
         gap_mean=m * state.gap_mean + (1 - m) * gaps.mean().item(),
-        gap_std=m * state.gap_std + (1 - m) * gaps.std().item() if several else state.gap_std,
+        gap_std=k * state.gap_std + (1 - k) * gaps.std().item() if several else state.gap_std,
         loss_mean=m * state.loss_mean + (1 - m) * losses.mean().item(),
-        loss_std=m * state.loss_std + (1 - m) * losses.std().item() if several else state.loss_std,
+        loss_std=k * state.loss_std + (1 - k) * losses.std().item() if several else state.loss_std,
     )
 
 

@@ -32,7 +32,8 @@ class ExoArgs:
     exo_normalize_labels: bool = arg(False, "exo-pref: let the smoothed label sum to one (the original does not)")
     min_log_target: float | None = arg(None, "exo-rw: log p is not taken lower than this", le=0)
     tie_policy: Literal["drop", "second"] = arg(
-        "drop", "exo-pref, dpo-pref: groups with equal best answers are left out, or the second of them wins"
+        "drop",
+        "groups with equal best answers are left out, or trained on (exo-pref: the second wins; dpo-pref: as labelled)",
     )
 
     @property
@@ -145,7 +146,9 @@ def units(scores: Tensor, present: Tensor, args: ExoArgs) -> Tensor:
 def refuse(scores: Sequence[float], size: int, args: ExoArgs) -> tuple[str, str] | None:
     """A row whose answers cannot be divided into groups, or whose labels are no distribution."""
     if size % args.num_contrastive:
-        return "answers do not fill groups", f"{size} answers, --num_contrastive {args.num_contrastive}"
+        fits = [str(n) for n in range(2, size + 1) if size % n == 0]
+        way = f"; {' or '.join(fits)} would do for this row" if fits else ""
+        return "answers do not fill groups", f"{size} answers, --num_contrastive {args.num_contrastive}{way}"
     if args.kind == "dpo-pref":
         shown = scaled(scores, args)
         for start in range(0, size, args.num_contrastive):
@@ -170,7 +173,8 @@ def advice(rows: Sequence[Any], args: ExoArgs, together: int) -> str | None:
     tied = sum(group.count(max(group)) > 1 for group in groups)
     if not tied:
         return None
-    fate = "not trained on" if args.tie_policy == "drop" else "decided for the last of the equal answers"
+    kept = "decided for the last of the equal answers" if args.kind == "exo-pref" else "trained on as they are"
+    fate = "not trained on" if args.tie_policy == "drop" else kept
     return f"{tied} of {len(groups)} groups have equal best answers and are {fate} (--tie_policy {args.tie_policy})"
 
 

@@ -108,6 +108,7 @@ def run(run: Run) -> Trained | None:
         log.info("%s", line)
     if advice := card.advice(data.train, run.loss, run.train.batch_size * world_size()):
         log.warning("%s", advice)
+    data = decided(data, card, run.loss)
     if (folder := resume_folder(run)) is not None:
         from swiftlike.trainers.checkpoint import check_digest, steps_done
 
@@ -163,6 +164,24 @@ def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
         log.warning("the only validation row is left out: this objective compares each row with another one")
         val = []
     return Data(train=train, val=val)
+
+
+def decided(data: Data, card: LossCard, args: Any) -> Data:
+    """Without the rows that the objective has nothing to learn from, because all their scores are equal. UserError when
+    there are no others to train on."""
+    train, val = ([one for one in part if _decides(one, card, args)] for part in (data.train, data.val))
+    if not train:
+        raise UserError(f"no training row has a preference: {card.name} learns nothing from equal scores")
+    if data.val and not val:
+        log.warning("no validation row has a preference: there is no evaluation")
+    return dc.replace(data, train=train, val=val)
+
+
+def _decides(group: Encoded, card: LossCard, args: Any) -> bool:
+    if not group.scores:
+        return True
+    scores = torch.tensor([group.scores])
+    return int(card.units(scores, torch.ones_like(scores, dtype=torch.bool), args)) > 0
 
 
 def leave_together() -> None:

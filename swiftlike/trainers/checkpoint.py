@@ -60,6 +60,8 @@ class CheckpointTrainer(GroupTrainer):
             else:
                 model.save_pretrained(folder, state_dict=state_dict, selected_adapters=["default"])
             self.processing_class.save_pretrained(folder)
+            if reward and self.classifier_pad is not None:
+                end_at_the_stop(folder)
             torch.save(self.args, folder / "training_args.bin")
         save_processor(self.source_folder, folder, self.image_processor)
         write_args(folder, self.run)
@@ -131,6 +133,15 @@ class _Restore(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.restore()
+
+
+def end_at_the_stop(folder: Path) -> None:
+    """A classifier reads the last token: what its chat template writes behind the end token of the last answer goes."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        ended = "{% filter trim %}" + text + "{% endfilter %}"
+        path.write_text("{% if add_generation_prompt %}" + text + "{% else %}" + ended + "{% endif %}", encoding="utf-8")
 
 
 def save_processor(source: Path, folder: Path, image_processor: Any) -> None:

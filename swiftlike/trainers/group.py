@@ -203,7 +203,7 @@ class GroupTrainer(Trainer):
         model.train(was_training)
         means = averages(everywhere(tally, self.accelerator))
         self.measured = everywhere(measured, self.accelerator)
-        value = means.pop("rows", float("nan")) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
+        value = means.pop("rows", 0.0) + means.pop("weight", 0.0) * means.get("nll_loss", 0.0)
         means |= self.card.summarise(self.measured, self.loss_args)
         metrics = {f"{metric_key_prefix}_{name}": number for name, number in {"loss": value, **means}.items()}
         return EvalLoopOutput(

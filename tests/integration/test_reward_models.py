@@ -225,7 +225,12 @@ def test_full_training_saves_a_sequence_classifier(pairs: Path, tmp_path: Path) 
     assert model.config.num_labels == 1
     rows = encoded(flags).val
     ids = [np.concatenate([group.prompt.ids, one.ids]).tolist() for group in rows for one in group.completions]
-    padded = AutoTokenizer.from_pretrained(ran.checkpoint).pad({"input_ids": ids}, return_tensors="pt")
+    tokenizer = AutoTokenizer.from_pretrained(ran.checkpoint)
+    first = json.loads(pairs.read_text(encoding="utf-8").splitlines()[0])
+    chat = [{"role": "user", "content": first["query"]}, {"role": "assistant", "content": first["response"]}]
+    assert tokenizer.apply_chat_template(chat)["input_ids"] == ids[0]  # its own template ends where a reward is read
+    assert tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True).endswith("assistant\n")
+    padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
     assert (padded["attention_mask"] == 0).any()
     with torch.no_grad():
         logits = model.eval()(**padded).logits.view(-1, 2)
@@ -311,7 +316,7 @@ def keys_of(checkpoint: Path) -> list[str]:
 
 def test_other_training_does_not_start_from_a_classifier(pairs: Path, tmp_path: Path) -> None:
     ran = train("rlhf", tmp_path / "rm", **RM | {"sft_type": "full"}, **SAVED, dataset=pairs)
-    with pytest.raises(UserError, match="no language-model head"):
+    with pytest.raises(UserError, match="is a reward model"):
         train("rlhf", tmp_path / "dpo", rlhf_type="dpo", model=ran.checkpoint, dataset=pairs, max_steps=1)
 
 

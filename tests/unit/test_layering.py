@@ -24,7 +24,7 @@ MAY = {
     "pipelines": {*LOWER, "stages", "data", "models", "trainers", "engines", "pipelines"},
     "cli": {*LOWER, "stages", "cli"},
 }
-ALSO = {"args/rlhf.py": {"losses"}}  # an objective's flags are declared beside it
+ALSO = {"args/rlhf.py": {"losses"}, "args/consistency.py": {"losses"}}  # an objective's flags are declared beside it
 COLD = ("core", "args", "cli", "stages", *sorted(REGISTRIES))
 HEAVY = {"torch", "transformers", "datasets", "PIL", "numpy", "pydantic", "rich", "yaml", "peft", "accelerate"}
 OUTSIDE = {"core": {"yaml"}, "cli": {"typer"}, "args": set()}  # cold packages beyond the standard library

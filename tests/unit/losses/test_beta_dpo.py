@@ -41,7 +41,7 @@ def numbers(*values: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("rows", "ratio", "count"),
-    [(10, 0.2, 8), (10, 0.9, 1), (10, 1.0, 1), (1, 0.2, 1), (4, 0.25, 3), (7, 0.0, 7)],
+    [(10, 0.2, 8), (10, 0.9, 1), (10, 0.25, 7), (1, 0.2, 1), (4, 0.25, 3), (7, 0.0, 7)],
 )
 def test_kept(rows: int, ratio: float, count: int) -> None:
     """floor(B (1 - ratio)) without the rounding error of the original (10 and 0.9 give 0 there), at least one."""
