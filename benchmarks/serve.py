@@ -174,11 +174,11 @@ def table(result: dict[str, Any]) -> str:
         f"{asked['requests']} chats of {asked['prompt'][0]} to {asked['prompt'][1]} tokens, {asked['new_tokens']} new "
         f"tokens, greedy, float32, {result['model']['parameters'] / 1e6:.1f} M parameters"
     )
-    for setting in result["settings"]:
+    for setting in sorted(result["settings"], key=lambda one: one["group"]):
         before, after = setting["load_average_before"][0], setting["load_average_after"][0]
         windows = len(next(iter(setting["sides"].values()))["windows_s"])
         lines.append(
-            f"\n{setting['threads']} threads, {windows} windows, load average {before} before, {after} after, "
+            f"\nOMP_NUM_THREADS={setting['threads']}, {windows} windows, load average {before} before, {after} after, "
             f"{setting['date']}"
         )
         lines.append(f"  {'':<14}{'tokens/s':>10}{'s':>9}{'CPU s':>9}{'requests':>10}{'answers that differ':>21}")

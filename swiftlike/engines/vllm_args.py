@@ -50,6 +50,9 @@ def engine_arguments(run: Any, folder: Path, adapters: Mapping[str, Path], dtype
 def _quantization(model: Any) -> str:
     if model.quant_bits != 4:
         raise UserError(f"--quant_bits {model.quant_bits} is not for --infer_backend vllm", "4 bits, or --quant_bits 0")
+    if model.quant_method not in QUANTS:
+        hint = "weights that are stored quantised need no flag"
+        raise UserError(f"--quant_method {model.quant_method} does not quantise while loading", hint)
     return QUANTS[model.quant_method]
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 from multiprocessing.connection import wait
 
-PARENT = "SWIFTLIKE_VLLM_PARENT"  # process id that vLLM was started by
+PARENT = "_SWIFTLIKE_VLLM_PARENT"  # process id that vLLM was started by
 _watching = threading.Event()
 
 

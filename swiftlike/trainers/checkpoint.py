@@ -140,8 +140,8 @@ def end_at_the_stop(folder: Path) -> None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         text = path.read_text(encoding="utf-8")
-        ended = "{% filter trim %}" + text + "{% endfilter %}"
-        path.write_text("{% if add_generation_prompt %}" + text + "{% else %}" + ended + "{% endif %}", encoding="utf-8")
+        ended = "{% else %}{% filter trim %}" + text + "{% endfilter %}{% endif %}"
+        path.write_text("{% if add_generation_prompt %}" + text + ended, encoding="utf-8")
 
 
 def save_processor(source: Path, folder: Path, image_processor: Any) -> None:
