@@ -58,6 +58,12 @@ def _body(name: str) -> Callable[[typer.Context], None]:
         except KeyboardInterrupt:
             _report("stopped")
             code = 130
+        except Exception:
+            from swiftlike.cli.launch import spoken
+
+            if not spoken(os.environ):
+                raise
+            code = 1  # a broken connection to the process that stopped: its own message is enough
         raise typer.Exit(code)
 
     body.__annotations__ = {"context": typer.Context}

@@ -89,6 +89,11 @@ def speaks(env: Mapping[str, str]) -> bool:
     return True
 
 
+def spoken(env: Mapping[str, str]) -> bool:
+    """Whether another process has reported an error, or a stop, that this one's failure may follow from."""
+    return bool(env.get(SPOKEN)) and Path(env[SPOKEN]).exists()
+
+
 def visible_devices(env: Mapping[str, str]) -> list[str]:
     """Names of the cards that this process may use, without importing torch."""
     if VISIBLE in env:

@@ -99,8 +99,6 @@ def _ranked(got: Got) -> Row:
         divided = [_split(messages) for messages, _ in whole]
     else:
         divided = [_separated(answer, f"{theirs}[{k}]") for k, answer in enumerate(answers)]
-        if any(asked != divided[0][0] for asked, _ in divided):
-            raise BadRow("answers to different queries", f"the texts of {theirs} differ before {_SEPARATOR}")
         whole = [((), ()) for _ in answers]
     turns = _prompts(divided, [inline for _, inline in whole], [_images(got, "images")] * len(divided))
     marks = {key: str(got[key][1]) for key in ("mark", "prompt_id") if key in got}

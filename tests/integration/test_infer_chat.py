@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -65,8 +66,10 @@ class Screen:
 
 
 def _own() -> None:
-    """Make the terminal the process's own, so that Ctrl-C reaches it."""
+    """Make the terminal the process's own, so that Ctrl-C reaches it, also behind a shell that ignores it."""
     import fcntl
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
