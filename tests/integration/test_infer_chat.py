@@ -25,6 +25,11 @@ ESCAPES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r")
 PATIENCE_S = 200
 
 
+heeded = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="Ctrl-C is ignored here, as in a shell's background jobs"
+)
+
+
 class Screen:
     """A command in a terminal of its own. `until` gives what it showed since the last time."""
 
@@ -170,6 +175,7 @@ def test_a_missing_picture_and_a_long_prompt_are_said_and_leave_no_trace(chat: S
     assert chat.ask("and now?") == expected
 
 
+@heeded
 def test_ctrl_c_breaks_off_a_line_and_the_program_goes_on(chat: Screen) -> None:
     chat.ask("clear")
     expected = chat.ask("hello")
@@ -179,6 +185,7 @@ def test_ctrl_c_breaks_off_a_line_and_the_program_goes_on(chat: Screen) -> None:
     assert chat.ask("hello") == expected
 
 
+@heeded
 def test_ctrl_c_stops_the_answer_not_the_program(folder: Path) -> None:
     for screen in start(folder, "--model_type", "tiny-qwen2_5-vl", "--temperature", 0, "--max_new_tokens", 2000):
         screen.type("hello\r")
