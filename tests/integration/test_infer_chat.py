@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def chat(folder: Path) -> Iterator[Screen]:
     """A conversation with a model that sees, whose answers are the same each time."""
     words = ("--model_type", "tiny-qwen2_5-vl", "--temperature", 0, "--max_new_tokens", 8)
