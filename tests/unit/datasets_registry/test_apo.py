@@ -10,13 +10,6 @@ from swiftlike.datasets_registry import apo
 from swiftlike.datasets_registry.card import BadRow
 
 
-def test_an_item_is_filled_up() -> None:
-    filled = apo.padded_item(["q<sep>a", "q<sep>b"], [1, 0], 3)
-    assert filled["text"] == ["q<sep>a", "q<sep>b", apo.DUMMY]
-    assert filled["scores"] == [1, 0, -1.0]
-    assert apo.padded_item(["q<sep>a"], [1], 0)["text"] == ["q<sep>a"]
-
-
 def test_one_sample_drawn_at_random() -> None:
     samples = ["a", "b", "c"]
     every = apo.comparison_items("q", "g", samples)
@@ -64,10 +57,3 @@ def test_ids_with_colons() -> None:
 )
 def test_best_of_n(record: dict, scores: dict[str, float], best: tuple[str, str] | None) -> None:
     assert apo.best_of_n(record, scores) == best
-
-
-def test_samples_to_be_scored() -> None:
-    with pytest.raises(BadRow, match="it has query, not query and query_id"):
-        list(apo.flat_samples([{"query": "q"}], "f"))
-    (item,) = apo.flat_samples([{"query": "q", "query_id": "x", "gpt4": "g", "golden": "z"}], "f.json")
-    assert item == {"text": ["q<sep>g"], "query_ids": ["f.json<:>x<:>gpt4"], "scores": [-1]}

@@ -14,18 +14,19 @@ from swiftlike.data.template import Template
 from swiftlike.datasets_registry.apo import (
     best_of_n,
     comparison_items,
-    flat_samples,
-    padded_item,
-    preference_to_reward,
     read_scores,
     samples_of,
 )
+from swiftlike.datasets_registry.formats import FORMATS, fitted, read_as
+from swiftlike.datasets_registry.readers import apo_sample
 from swiftlike.datasets_registry.shapes import to_row
 from swiftlike.datasets_registry.turns import split_transcript
 from swiftlike.losses.apo_rm import normalised_scores
 from swiftlike.model_registry import TEMPLATES
 
 from .golden import Adapter, Case
+
+DUMMY = "\n\nHuman: ?\n\nAssistant: <sep> Some"  # what the original fills items up with
 
 
 class Toy:
@@ -144,7 +145,10 @@ def run_exo_sft(case: Case) -> Case:
 
 
 def run_pref_to_rw(case: Case) -> Case:
-    return {"rows": [preference_to_reward(row) for row in case["inputs"]["rows"]]}
+    """As `swiftlike convert exo_preference exo_reward` reads, fits and writes each record."""
+    source, target = FORMATS["exo_preference"], FORMATS["exo_reward"]
+    rows = [to_row(read_as(source, record), "pair")[0] for record in case["inputs"]["rows"]]
+    return {"rows": [target.write(one) for row in rows for one in fitted(row, target)]}
 
 
 # -- beta-DPO ---------------------------------------------------------------------------------------------------------
@@ -184,9 +188,12 @@ def run_apo_item(case: Case) -> Case:
         truncation={"left": "left_each", "right": "right"}[params["truncation_side"]],
         whole=True,
     )
-    filled = padded_item(
-        item["text"], normalised_scores(item["scores"]), params["max_response_num"] if params["padding"] else 0
-    )
+    # the original fills an item up with a dummy of score -1; here answers that are not there have no place at all
+    missing = max(params["max_response_num"] - len(item["text"]), 0) if params["padding"] else 0
+    filled = {
+        "text": [*item["text"], *[DUMMY] * missing],
+        "scores": [*normalised_scores(item["scores"]), *[-1.0] * missing],
+    }
     group = encode(to_row(filled, "ranked")[0])
     batch = collated(group, pad=3)
     width = params["max_length"] if params["padding"] else batch["input_ids"].shape[1]
@@ -212,7 +219,14 @@ def run_apo_rejection(case: Case) -> Case:
 
 
 def run_apo_load(case: Case) -> Case:
-    return {"items": list(flat_samples(case["inputs"]["data"], case["params"]["path_shown_as"]))}
+    """Which columns are scored, as `swiftlike score` finds them, and the text of each; the ids are the original's."""
+    items = []
+    for record in case["inputs"]["data"]:
+        texts = apo_sample(record)["text"]
+        for key, text in zip(samples_of(record), texts, strict=True):
+            name = f"{case['params']['path_shown_as']}<:>{record['query_id']}<:>{key}"
+            items.append({"text": [text], "query_ids": [name], "scores": [-1]})
+    return {"items": items}
 
 
 ADAPTERS: dict[str, Adapter] = {
