@@ -5,9 +5,10 @@ python benchmarks/serve.py [--vllm_python PATH] [--threads 1] [--windows 3] [--q
 The same model, chats and machine for all sides, greedy, float32, window by window in turns. Each side is a process of
 its own: plain transformers; `swiftlike infer --val_dataset`; `swiftlike deploy` with all requests at the same time over
 real sockets; vLLM's `LLM.generate` on token ids. No window asks what another one asked, so no cache of prompts helps.
-Start-up is not timed. Before any timing all sides must give the same answers, else the run is aborted; answers of the
-timed windows are compared too. Results: a table, and benchmarks/results/serve.json with the machine's description; a
-group that is not measured this time (--groups) keeps the numbers that stand there of the same model and machine.
+Start-up is not timed. Before any timing all sides must give the same answers, and both sides of vLLM's have the same
+settings of its engine, else the run is aborted; answers of the timed windows are compared too. Results: a table, and
+benchmarks/results/serve.json with the machine's description; a group that is not measured this time (--groups) keeps
+the numbers that stand there of the same model and machine.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ COMMON = ("requests", "new_tokens", "prompt", "hidden", "intermediate", "layers"
 NOTES = (
     "  tokens/s: new tokens of all answers per second of a window; medians, and ratios of windows in turns",
     "  s, CPU s: medians of a window; CPU of the side's processes together, client and server included",
-    "  vllm: LLM with its own defaults, which on a CPU read 4096 tokens of prompts in a step; the engine below it 2048",
+    "  vllm: LLM with its own defaults, which make text token by token; infer makes it at the end, and writes files",
 )
+SHOWN = ("max_num_batched_tokens", "max_num_seqs", "max_model_len", "enable_prefix_caching", "enforce_eager")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -114,10 +116,18 @@ def measure(options: argparse.Namespace, pythons: dict[str, str], group: str, th
             wrong = disagreement(found, side.name, number) if number == 1 else []
             if wrong:
                 sys.exit(f"{side.name} answers otherwise, so nothing is timed:\n  " + "\n  ".join(wrong[:5]))
+            same_settings(found, side.name)
     for side in sides:
         side.send(0)
         side.end()
     return {name: summary(result, disagreements(found, name)) for name, result in found.items()}
+
+
+def same_settings(found: dict[str, Any], name: str) -> None:
+    """Stops where a side computes with other engines than the group's first one."""
+    ours, theirs = (found[one]["windows"][0]["settings"] for one in (name, next(iter(found))))
+    if ours != theirs:
+        sys.exit(f"{name} computes with other settings, so nothing is timed:\n  {ours}\n  against {theirs}")
 
 
 def disagreement(found: dict[str, Any], name: str, number: int) -> list[str]:
@@ -149,6 +159,7 @@ def summary(result: dict[str, Any], wrong: int) -> dict[str, Any]:
         "windows_tokens_per_s": [round(value, 2) for value in speeds],
         "windows_tokens_per_cpu_s": [round(value, 2) for value in thrift],
         "versions": result["versions"],
+        "settings": timed[-1]["settings"],
     }
 
 
@@ -188,6 +199,8 @@ def table(result: dict[str, Any]) -> str:
                 f"  {name:<14}{side['tokens_per_s']:>10.1f}{wall:>9.2f}{cpu:>9.2f}{side['requests']:>10}"
                 f"{side['answers_that_differ']:>21}"
             )
+        (engines,) = {json.dumps(side.get("settings", [])) for side in setting["sides"].values()}  # they are the same
+        lines += ["  all: " + ", ".join(f"{name} {one[name]}" for name in SHOWN) for one in json.loads(engines)]
         for name, pair in setting["ratios"].items():
             low, middle, high = pair["tokens_per_s"].values()
             wanted = (

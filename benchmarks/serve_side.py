@@ -24,6 +24,11 @@ from text_dpo_side import Channel, versions
 
 KV_CACHE_GIB = "1"  # of vLLM's on a CPU
 READY_SECONDS = 300
+SETTINGS = {  # of vLLM's engine that decide how fast it is
+    "scheduler_config": ("max_num_batched_tokens", "max_num_seqs", "enable_chunked_prefill", "async_scheduling"),
+    "cache_config": ("block_size", "cache_dtype", "enable_prefix_caching", "num_gpu_blocks"),
+    "model_config": ("max_model_len", "dtype", "enforce_eager"),
+}
 Answer = list[Any]  # tokens of the prompt, tokens of the answer, text of the answer
 Answers = Callable[[list[str]], list[Answer]]  # to the questions of a window
 
@@ -57,12 +62,34 @@ def worker(side: str, setting: Path) -> None:
     options = argparse.Namespace(**json.loads(setting.read_text()))
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", KV_CACHE_GIB)
     channel, clock = Channel(), Clock()
+    engines = engines_of_vllm() if "vllm" in side else []
     with SIDES[side](options, clock) as answers:
         channel.send(ready=True, versions=versions())
         while number := channel.wait():
             questions = options.questions[number - 1]
             found = answers(questions[: options.alone] if side == "one by one" else questions)
-            channel.send(seconds=clock.wall, cpu=clock.cpu, answers=found)
+            settings = [settings_of(engine) for engine in engines]
+            channel.send(seconds=clock.wall, cpu=clock.cpu, answers=found, settings=settings)
+
+
+def engines_of_vllm() -> list[Any]:
+    """Every engine of vLLM's that this process makes from now on."""
+    from vllm import LLMEngine
+
+    made, init = [], LLMEngine.__init__
+
+    def remembering(engine: Any, *words: Any, **more: Any) -> None:
+        made.append(engine)
+        init(engine, *words, **more)
+
+    LLMEngine.__init__ = remembering
+    return made
+
+
+def settings_of(engine: Any) -> dict[str, str]:
+    """How an engine of vLLM's computes."""
+    parts = {part: getattr(engine.vllm_config, part) for part in SETTINGS}
+    return {name: str(getattr(parts[part], name)) for part, names in SETTINGS.items() for name in names}
 
 
 def flags(options: argparse.Namespace, backend: str) -> list[str]:

@@ -260,8 +260,24 @@ def _train(run: Run) -> list[str]:
         problems.append("--dataloader_num_workers: a stream is read by the training process itself; give 0 or nothing")
     if train.deepspeed and train.fsdp:
         problems.append("--deepspeed and --fsdp both shard the model; give one of them")
+    problems += _spaced(run) if train.num_save_checkpoint is not None else []
     missing: list[Any] = [name for name in train.plugin if not Path(name).is_file()]
     return problems + [f"--plugin: no file {name!r}" for name in missing]
+
+
+def _spaced(run: Run) -> list[str]:
+    """What --num_save_checkpoint stands in place of, and what would leave it without its checkpoints."""
+    train, flag = run.train, f"--num_save_checkpoint {run.train.num_save_checkpoint}"
+    problems = [f"{flag} and --{one}: give one of them" for one in _given(run, "save_steps", "save_total_limit")]
+    if train.save_strategy != "steps":
+        problems.append(f"{flag} and --save_strategy {train.save_strategy}: give one of them")
+    if train.early_stop_interval:
+        problems.append(f"{flag}: not with --early_stop_interval, which ends a run before its last checkpoints")
+    if train.load_best_model_at_end:
+        problems.append(f"{flag}: not with --load_best_model_at_end, which saves after evaluations")
+    if 0 < train.max_steps < train.num_save_checkpoint:
+        problems.append(f"{flag}: --max_steps {train.max_steps} are fewer steps than that")
+    return problems
 
 
 def _best(run: Run) -> list[str]:

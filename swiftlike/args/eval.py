@@ -10,6 +10,7 @@ from swiftlike.core.merge import COMMAND_LINE
 from swiftlike.core.optional import available
 
 MODEL = ("reward", "preference")  # how good a model is on answers that are there
+OWN = ("kl",)  # how far a policy is from a reference, on answers of its own
 BENCHMARKS = ("alpaca_eval", "mt_bench", "arena_hard")  # answers are made, and judged
 OF_ROWS = OF_PROMPTS | {
     *("val_dataset", "val_dataset_sample", "on_bad_row", "max_length", "max_prompt_length", "max_completion_length"),
@@ -26,11 +27,13 @@ _JUDGE = (
 _PAIRWISE = ("pair_template", "pair_max_length", "pair_batch_size")
 USED = {  # flag -> the kinds of evaluation that read it; others refuse it
     **dict.fromkeys(("calibration_bins",), ("reward",)),
-    **dict.fromkeys(("ref_model", "beta"), ("preference",)),
-    **dict.fromkeys(("eval_batch_size",), (*MODEL, "lm_eval")),
+    **dict.fromkeys(("beta",), ("preference",)),
+    **dict.fromkeys(("ref_model",), ("preference", *OWN)),
+    **dict.fromkeys(("eval_batch_size",), (*MODEL, *OWN, "lm_eval")),
     **dict.fromkeys(("results", "scorer", "tie_threshold", *RULES, *_PAIRWISE), ("win_rate",)),
     **dict.fromkeys(("bootstrap_rounds",), ("win_rate", "arena_hard")),
     **dict.fromkeys(("questions", "model_id", "overwrite", *_GENERATE), BENCHMARKS),
+    **dict.fromkeys(("temperature",), (*BENCHMARKS, *OWN)),
     **dict.fromkeys(("num_choices", "judge_mode"), ("mt_bench",)),
     **dict.fromkeys(("first_game_only", "clear_win_weight"), ("arena_hard",)),
     **dict.fromkeys(("baseline",), BENCHMARKS),
@@ -41,21 +44,25 @@ USED = {  # flag -> the kinds of evaluation that read it; others refuse it
     **dict.fromkeys(_JUDGE, (*BENCHMARKS, "win_rate")),
     **dict.fromkeys(("judge_prompt",), ("win_rate", "alpaca_eval")),
     **dict.fromkeys(("judge_pattern",), ("win_rate", "alpaca_eval", "arena_hard")),
-    **dict.fromkeys(_USE, (*MODEL, *BENCHMARKS, "win_rate", "lm_eval")),
-    **dict.fromkeys(OF_ROWS, MODEL),
-    **dict.fromkeys(("columns", "image_root", "max_image_size_mb"), (*MODEL, "win_rate")),
-    **dict.fromkeys(("max_pixels", "min_pixels", "max_image_tokens", "max_tiles"), (*MODEL, "win_rate")),
+    **dict.fromkeys(_USE, (*MODEL, *OWN, *BENCHMARKS, "win_rate", "lm_eval")),
+    **dict.fromkeys(OF_ROWS, (*MODEL, *OWN)),
+    **dict.fromkeys(("val_dataset", "val_dataset_sample"), MODEL),
+    **dict.fromkeys(("columns", "image_root", "max_image_size_mb"), (*MODEL, *OWN, "win_rate")),
+    **dict.fromkeys(("max_pixels", "min_pixels", "max_image_tokens", "max_tiles"), (*MODEL, *OWN, "win_rate")),
 }
 
 
 @section
 class EvalArgs:
     eval_type: (
-        Literal["reward", "preference", "win_rate", "alpaca_eval", "mt_bench", "arena_hard", "summary", "lm_eval"]
+        Literal[
+            *("reward", "preference", "kl", "win_rate", "alpaca_eval", "mt_bench", "arena_hard", "summary", "lm_eval")
+        ]
         | None
     ) = arg(
         None,
         "reward: a reward model on pairs or scored answers; preference: a policy's log-probabilities on pairs; "
+        "kl: how far a policy is from --ref_model, on answers that it wrote itself; "
         "win_rate: one file of answers against another; alpaca_eval, mt_bench, arena_hard: answers to their questions, "
         "and verdicts with --judge_model; summary: the table of a log folder; lm_eval: standard benchmarks, by the "
         "package of that name",
@@ -65,7 +72,7 @@ class EvalArgs:
     eval_batch_size: int = arg(8, "rows that are computed together", ge=1, aliases=("per_device_eval_batch_size",))
     calibration_bins: list[int] = arg([10], "reward: numbers of bins that calibration is measured with")
     ref_model: str | None = arg(
-        None, "preference: model, or checkpoint folder, to compare with; none: the model without its adapter"
+        None, "preference, kl: model, or checkpoint folder, to compare with; none: the model without its adapter"
     )
     beta: float = arg(0.1, "preference: factor of implicit rewards, which are beta (log p - log p of the reference)")
     results: list[str] = arg(
@@ -119,9 +126,11 @@ def problems(run: Any) -> list[str]:
     """What only several values together show."""
     kind = run.eval.eval_type
     if kind is None:
-        return ["--eval_type: what is measured? (reward, preference, win_rate, alpaca_eval, mt_bench, arena_hard ...)"]
+        return [
+            "--eval_type: what is measured? (reward, preference, kl, win_rate, alpaca_eval, mt_bench, arena_hard ...)"
+        ]
     found = [*_unused(run, kind), *_CHECKS[kind](run)]
-    if names_model(run) or kind in (*MODEL, "lm_eval"):
+    if names_model(run) or kind in (*MODEL, *OWN, "lm_eval"):
         found += consistency.using(run)
     if run.use.infer_backend == "vllm" and not available("vllm"):
         found.append("--infer_backend vllm needs the package vllm, which is not installed in this environment")
@@ -145,6 +154,13 @@ def _unused(run: Any, kind: str) -> list[str]:
 def _rows(run: Any) -> list[str]:
     found = [] if run.data.dataset or run.data.val_dataset else ["--dataset: on which rows?"]
     found += [f"--calibration_bins {n}: give at least 1" for n in run.eval.calibration_bins if n < 1]
+    return found + _only_pt(run)
+
+
+def _kl(run: Any) -> list[str]:
+    found = [] if run.data.dataset else ["--dataset: the answers of the policy, as `swiftlike sample` writes them"]
+    if run.generate.temperature == 0:
+        found.append("--temperature 0: greedy answers have no distribution; give what the answers were sampled with")
     return found + _only_pt(run)
 
 
@@ -186,6 +202,7 @@ def _lm_eval(run: Any) -> list[str]:
 
 _CHECKS = {
     **dict.fromkeys(MODEL, _rows),
+    "kl": _kl,
     "win_rate": _win_rate,
     **dict.fromkeys(BENCHMARKS, _benchmark),
     "summary": lambda run: [],

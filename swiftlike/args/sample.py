@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from swiftlike.args import consistency
+from swiftlike.args.shards import shard_problems
 from swiftlike.core.declare import arg, section
 from swiftlike.core.merge import COMMAND_LINE
 
@@ -37,8 +38,6 @@ class SampleArgs:
     keep_columns: list[str] = arg([], "columns of the data that are copied to the output (a reference answer ...)")
     overwrite: bool = arg(False, "start over, and replace an output that exists; without it a stopped run goes on")
     iteration: int = arg(0, "round of an iterative training: each has seeds of its own", ge=0)
-    shard: int | None = arg(None, "which piece of the data this process takes, from 0; none: DIST_NODE_RANK or 0", ge=0)
-    num_shards: int | None = arg(None, "pieces that the data is split into; none: DIST_NNODES or 1", ge=1)
     plugin: list[str] = arg(
         [], "Python files that add models or data sets", aliases=("custom_register_path", "external_plugins")
     )
@@ -56,11 +55,7 @@ def problems(run: Any) -> list[str]:
         found.append("--add_system_message goes with --output_format aipo; elsewhere see --system")
     if args.prompt_max_length is not None and (args.prompt_min_length or 0) > args.prompt_max_length:
         found.append("--prompt_min_length is above --prompt_max_length: no prompt would be left")
-    if (args.shard is None) != (args.num_shards is None):
-        found.append("--shard and --num_shards go together")
-    elif args.shard is not None and args.shard >= args.num_shards:
-        found.append(f"--shard {args.shard} is not below --num_shards {args.num_shards}: shards are counted from 0")
-    return found
+    return found + shard_problems(run.shards)
 
 
 def output_problems(output: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from swiftlike.args import consistency
 from swiftlike.args.sample import OF_PROMPTS, output_problems, training_flags
+from swiftlike.args.shards import shard_problems
 from swiftlike.core.declare import arg, section
 
 RULES = ("rule", "regex", "exact_answer")
@@ -102,7 +103,7 @@ def problems(run: Any) -> list[str]:
     found += scorer_problems(run, chosen_scorer(run))
     if run.score.pair_system != "keep" and run.score.write != "pairs":
         found.append("--pair_system goes with --write pairs")
-    return found
+    return found + shard_problems(run.shards)
 
 
 def scorer_problems(run: Any, scorer: str) -> list[str]:

@@ -45,6 +45,12 @@ class TrainArgs:
         None, "save every so many steps; below 1: share of the run; none: --eval_steps", ge=0
     )
     save_total_limit: int | None = arg(2, "checkpoints kept: the best and the newest; none: all", ge=1)
+    num_save_checkpoint: int | None = arg(
+        None,
+        "save so many checkpoints, evenly spaced over the run, all kept and named ckpt1, ckpt2 ... too; in place of "
+        "--save_steps and --save_total_limit",
+        ge=1,
+    )
     save_only_model: bool = arg(False, "checkpoints without optimiser state", aliases=("only_save_model",))
     load_best_model_at_end: bool = arg(False, "end with the weights of the best evaluation")
     early_stop_interval: int | None = arg(None, "stop after this many evaluations without improvement", ge=1)

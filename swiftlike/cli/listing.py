@@ -35,6 +35,8 @@ def run(run: Run) -> None:
     else:
         show = _explain_loss if words[0] == "losses" and pattern else show
         typer.echo("\n".join(line for entry in found for line in show(entry)))
+        if words[0] == "losses" and not pattern:
+            typer.echo("\nswiftlike list losses exo   also says what the original code does otherwise; --json says all")
 
 
 def _matches(pattern: str, *words: str) -> bool:
@@ -143,15 +145,16 @@ def _show_dataset(entry: Entry) -> list[str]:
 
 
 def _show_loss(entry: Entry) -> list[str]:
+    """What an objective is, when to take it, and what its defaults are."""
     needs = f"{entry['data']} rows" + (", reference" if entry["reference"] else "")
-    return [f"{entry['name']:<10} {entry['summary']} ({needs})", f"{'':<10} {entry['loss']}  {entry['paper']}"]
+    lines = [f"{entry['name']:<10} {entry['summary']} ({needs})", f"{'':<10} {entry['loss']}  {entry['paper']}"]
+    parts = {"formula": entry["formula"], "when": entry["when"], "defaults": entry["defaults"]}
+    return lines + [line for name, text in parts.items() for line in _folded(name, text)]
 
 
 def _explain_loss(entry: Entry) -> list[str]:
     """All that is known about an objective, for one that was asked for by name."""
-    parts = {"formula": entry["formula"], "when": entry["when"], "defaults": entry["defaults"]}
-    lines = [line for name, text in parts.items() for line in _folded(name, text)]
-    return [*_show_loss(entry), *lines, *(line for text in entry["differs"] for line in _folded("differs", text))]
+    return [*_show_loss(entry), *(line for text in entry["differs"] for line in _folded("differs", text))]
 
 
 def _folded(name: str, text: str) -> list[str]:

@@ -15,6 +15,7 @@ import typer
 from swiftlike.cli.app import build_app
 from swiftlike.cli.commands import COMMANDS
 from swiftlike.core.errors import suggestion
+from swiftlike.core.parent import end_with_parent
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -35,6 +36,7 @@ def entry() -> NoReturn:
     """The installed command. Once torch is loaded, the process ends without tearing its native threads down: they have
     been seen to abort while the interpreter exits (exit code 134 after a finished run)."""
     code = 0
+    end_with_parent(os.environ)
     try:
         main()
     except SystemExit as stop:

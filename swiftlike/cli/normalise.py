@@ -82,7 +82,7 @@ def _place(stray: list[str], lists: dict[str, list[str]], flags: Flags, found: W
     """Words that no flag took: configuration files, the command's positional list, or a mistake."""
     positional = flags.command.positional
     for word in stray:
-        if word.endswith(_FILES[:2] if positional else _FILES):
+        if flags.command.config and word.endswith(_FILES[:2] if positional else _FILES):
             found.config.append(word)
         elif positional and not word.startswith("-"):
             lists.setdefault(positional, []).append(word)

@@ -57,6 +57,23 @@ def default_of(field: dc.Field[Any]) -> Any:
 
 
 @dc.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How a pipeline (`swiftlike iterate`) uses a command.
+
+    `output` is what it writes, by default, in the folder of its stage ("." is the folder itself), and `flag` the flag
+    that gets the path. `resumes`: after a kill, the same words go on where it was. `sharded`: several processes may
+    each do a piece, by --shard and --num_shards. `trains`: torchrun starts it on all machines, and it goes on from its
+    newest checkpoint.
+    """
+
+    output: str
+    flag: str
+    resumes: bool = False
+    sharded: bool = False
+    trains: bool = False
+
+
+@dc.dataclass(frozen=True, kw_only=True)
 class Command:
     """One sub-command: its sections, the sections chosen by the value of a flag, and what runs it.
 
@@ -72,3 +89,5 @@ class Command:
     positional: str | None = None  # a list argument that may be given without its flag
     check: Callable[[Any], list[str]] | None = None  # problems that only several values together show
     distributed: bool = False  # NPROC_PER_NODE and NNODES start torchrun
+    stage: Stage | None = None  # None: no stage of a pipeline
+    config: bool = True  # a YAML or JSON file among its words holds flags

@@ -19,6 +19,7 @@ ARGS = "args.json"
 _OLD_ARGS = "sft_args.json"  # ms-swift v2
 RECORDS = (ARGS, _OLD_ARGS)
 _CHECKPOINT = r"checkpoint-(\d+)"
+WHOLE = "swiftlike.json"  # written last into a checkpoint: without it that is not whole
 _FORMAT = 1  # of args.json; a change that old readers would misread raises it
 
 
@@ -77,7 +78,8 @@ def atomic(path: str | Path) -> Iterator[IO[str]]:
     """A text file that appears under its name only when it is complete and on disk; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # a folder may be shared by machines, where two processes may have one number
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             yield file
@@ -108,6 +110,12 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     """The `checkpoint-N` of a run folder with the highest N, None when it has none."""
     found = {int(match[1]): one for one in Path(folder).iterdir() if (match := re.fullmatch(_CHECKPOINT, one.name))}
     return found[max(found)] if found else None
+
+
+def whole_checkpoints(folder: str | Path) -> list[Path]:
+    """The `checkpoint-N` of a run folder that were written to their end, the newest last."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if (path / WHOLE).is_file()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def named_folders(words: Iterable[str]) -> list[tuple[str, str]]:

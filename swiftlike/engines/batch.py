@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from swiftlike.engines.row import Row
 
 ROOM = 64  # columns that a cache grows by: with one at a time, every token would copy all that is there
 PREFILL = 2048  # tokens, padding included, of prompts that are read in one pass
+PART = {"cuda": PREFILL, "cpu": 128}  # of them between two tokens of answers that are there already
 
 
 class Layer(DynamicLayer):
@@ -128,14 +129,22 @@ class Batch:
         self.mask = torch.zeros(0)  # [B, T]
         self.next = torch.zeros(0)  # [B] or [3, B], position of the next token
 
-    def admit(self, rows: Sequence[Row]) -> None:
-        """Read the prompts of rows that have one adapter, and give each row its first token."""
+    def admit(self, rows: Sequence[Row], others: Callable[[], None]) -> None:
+        """Read the prompts of rows that have one adapter, and give each row its first token. `others` is called between
+        parts of long prompts."""
         read = [row.prompt for row in rows]
         prompts = list(dict.fromkeys(read))
         ids, mask, pixels = padded(self.model, prompts)
         device, places = self.model.device, self.model.places(prompts, ids.shape[1])
         cache = Cache(layer_class_to_replicate=Layer)
-        logits = self.model(ids, mask, places, cache, [rows[0].adapter] * len(prompts), pixels)
+        adapters = [rows[0].adapter] * len(prompts)
+        # Pictures are read together with all their tokens.
+        width = max(PART.get(device.type, PREFILL) // len(prompts), 1) if self.rows and not pixels else ids.shape[1]
+        for start in range(0, ids.shape[1], width):
+            if start:
+                others()
+            part = slice(start, start + width)
+            logits = self.model(ids[:, part], mask[:, : part.stop], places[..., part], cache, adapters, pixels)
         place = {one: i for i, one in enumerate(prompts)}
         order = torch.tensor([place[one] for one in read], device=device)
         self._give(rows, logits[order])

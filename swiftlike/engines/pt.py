@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import queue
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from swiftlike.core.errors import UserError
@@ -71,7 +72,7 @@ class PtEngine:
             self.worker.submit(rows)
             self._gather(events, requests, answers, ready)
         finally:
-            _cancel(rows)
+            self.worker.cancel(rows)
         return [answer for answer in answers if answer is not None]
 
     def _gather(
@@ -83,6 +84,7 @@ class PtEngine:
     ) -> None:
         """Wait until every request has its answer."""
         parts: dict[int, dict[int, list[Delta]]] = {}
+        ended: Counter[int] = Counter()
         left = answers.count(None)
         while left:
             i, row, event = events.get()
@@ -94,32 +96,19 @@ class PtEngine:
                 continue
             mine = parts.setdefault(i, {})
             mine.setdefault(row.index, []).append(event)
-            if len(mine) == requests[i].sampling.n and all(one[-1].finish for one in mine.values()):
+            ended[i] += event.finish is not None
+            if ended[i] == requests[i].sampling.n:
                 found = tuple(completion(mine[index]) for index in sorted(mine))
                 ready(i, Answer(completions=found, prompt_tokens=len(row.prepared.ids)))
                 left -= 1
                 del parts[i]
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def stream(self, request: Request) -> Stream:
         """Text as it is made. RuntimeError where the request is fine, but could not be computed."""
-        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         rows = self._rows(request, lambda _, event: events.put(event), decode=True)
-        return self._deltas(rows, events)
-
-    def _deltas(self, rows: list[Row], events: queue.SimpleQueue[Event]) -> Iterator[Delta]:
-        left = len(rows)
-        try:
-            self.worker.submit(rows)
-            while left:
-                event = events.get()
-                if isinstance(event, ValueError | OSError | UserError):
-                    raise ValueError(str(event)) from event
-                if isinstance(event, Exception):
-                    raise RuntimeError(str(event)) from event
-                left -= event.finish is not None
-                yield event
-        finally:
-            _cancel(rows)
+        self.worker.submit(rows)
+        return Stream(self.worker, rows, events)
 
     def count(self, request: Request) -> int:
         """Tokens of the prompt."""
@@ -175,9 +164,38 @@ class PtEngine:
         return self.prompts.ends | frozenset(own if isinstance(own, list) else [] if own is None else [own])
 
 
-def _cancel(rows: Sequence[Row]) -> None:
-    for row in rows:
-        row.cancelled = True
+class Stream:
+    """Deltas of one request as they are made. `close` may be called from any thread: whoever waits for the next delta
+    waits no longer."""
+
+    def __init__(self, worker: Worker, rows: Sequence[Row], events: queue.SimpleQueue[Event | None]) -> None:
+        self._worker, self._rows, self._events = worker, rows, events
+        self._left, self._closed = len(rows), False
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        event = self._events.get() if self._left and not self._closed else None
+        if event is None or self._closed:
+            raise StopIteration
+        if isinstance(event, Exception):
+            self.close()
+            known = isinstance(event, ValueError | OSError | UserError)
+            raise (ValueError if known else RuntimeError)(str(event)) from event
+        self._left -= event.finish is not None
+        return event
+
+    def close(self) -> None:
+        """End the generation."""
+        if not self._closed:
+            self._closed = True
+            self._events.put(None)
+            self._worker.cancel(self._rows)
+
+    def __del__(self) -> None:
+        for row in self._rows:  # without the worker's lock, which this thread may hold already
+            row.cancelled = True
 
 
 def _only_step_by_step(request: Request) -> str:

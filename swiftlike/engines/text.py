@@ -1,4 +1,8 @@
-"""Token ids to text while they come: whole characters only, and never a part of a stop text."""
+"""Token ids to text while they come: whole characters only, and never a part of a stop text.
+
+An answer that is cut in the middle of a character has no part of it, nor what the last tokens say before it: that is
+what vLLM's server shows, which decodes by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"  # what bytes decode to that are no character yet
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of tokens, without special ones."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def whole(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], context: Sequence[int] = ()) -> str:
+    """The text of a whole answer: what `Text` makes of its tokens one by one. Stop texts are not looked for."""
+    before = decode(tokenizer, context)
+    for end in range(len(ids), 0, -1):
+        text = decode(tokenizer, [*context, *ids[:end]])
+        if not text.endswith(UNFINISHED):
+            return text[len(before) :]
+    return ""
 
 
 class Text:
@@ -25,25 +44,20 @@ class Text:
     def add(self, token: int) -> str:
         """New text after one more token; empty while a character or a stop text may be incomplete."""
         self.ids.append(token)
-        return self._give(self._news(whole=True))
+        return self._give(self._news())
 
     def end(self) -> str:
-        """What was held back, after the last token."""
-        text = self._give(self._news(whole=False))
-        if self.stopped:
-            return text
-        text, self.held = text + self.held, ""
+        """What may have been the beginning of a stop text, after the last token."""
+        text, self.held = self.held, ""
         return text
 
-    def _news(self, whole: bool) -> str:
-        before, after = self._decode(self.ids[self.begin : self.read]), self._decode(self.ids[self.begin :])
-        if len(after) <= len(before) or (whole and after.endswith(UNFINISHED)):
+    def _news(self) -> str:
+        ids = self.ids[self.begin :]
+        before, after = (decode(self.tokenizer, one) for one in (ids[: self.read - self.begin], ids))
+        if len(after) <= len(before) or after.endswith(UNFINISHED):
             return ""
         self.begin, self.read = self.read, len(self.ids)
         return after[len(before) :]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _give(self, news: str) -> str:
         if self.stopped:

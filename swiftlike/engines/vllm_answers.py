@@ -9,7 +9,7 @@ from swiftlike.datasets_registry.row import Turns
 from swiftlike.engines.base import Answer, Completion, Delta, Request, Token
 from swiftlike.engines.prompts import Prepared, Prompts
 from swiftlike.engines.pt import CONTEXT
-from swiftlike.engines.text import Text
+from swiftlike.engines.text import Text, whole
 
 FINISH = {"stop": "stop", "length": "length", "repetition": "stop"}  # everything else was cancelled
 
@@ -43,12 +43,8 @@ class Answers:
 
     def _text(self, request: Request, prepared: Prepared, one: Any) -> str:
         """An answer's text up to its stop text, decoded as the pt engine decodes it."""
-        tokenizer, before = self.prompts.template.tokenizer, context(request, prepared)
-
-        def decode(ids: Sequence[int]) -> str:
-            return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-        text = decode([*before, *self._without_end(one.token_ids)])[len(decode(before)) :]
+        ids, before = self._without_end(one.token_ids), context(request, prepared)
+        text = whole(self.prompts.template.tokenizer, ids, before)
         found = (text.find(stop) for stop in (*self.prompts.stops, *request.sampling.stop) if stop)
         return text[: min((at for at in found if at >= 0), default=None)]
 

@@ -65,7 +65,13 @@ class Loop:
             os.environ[PARENT] = str(os.getpid())
             for name, value in QUIET.items():
                 os.environ.setdefault(name, value)
-            engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments), enable_multiprocessing=True)
+            from vllm.usage.usage_lib import UsageContext
+
+            made, usage = (
+                vllm.EngineArgs(**arguments),
+                UsageContext.LLM_CLASS,
+            )  # LLM's defaults, no server's
+            engine = vllm.LLMEngine.from_engine_args(made, usage, enable_multiprocessing=True)
         except BaseException as error:  # noqa: BLE001 - the caller waits for it, and raises it
             started.put(error)
             return

@@ -71,6 +71,17 @@ class Worker:
                 self._thread.start()
             self._change.notify_all()
 
+    def cancel(self, rows: Sequence[Row]) -> None:
+        """End rows: those that wait now, those that are computed at their next token."""
+        with self._change:
+            for row in rows:
+                row.cancelled = True
+            waiting = [row for row in self._waiting if row.cancelled]
+            if waiting:
+                self._waiting = deque(row for row in self._waiting if not row.cancelled)
+        for row in waiting:
+            row.cancel()
+
     @torch.no_grad()
     def _run(self) -> None:
         while True:
@@ -82,10 +93,16 @@ class Worker:
                 rows = self._next()
             for group in _groups(_readable(rows)):
                 self._try(group, lambda group=group: self._enter(group))
-            if self._batch.rows:
-                self._try([], self._batch.step)
+                self._step()
+            if not rows:
+                self._step()
         for row in (*self._batch.clear(), *self._waiting):
             row.cancel()
+
+    def _step(self) -> None:
+        """A token for every row that has entered."""
+        if self._batch.rows:
+            self._try([], self._batch.step)
 
     def _next(self) -> list[Row]:
         """The waiting rows that there is room for, in order."""
@@ -112,10 +129,14 @@ class Worker:
         return widest * (len(all_of_them) + 1) <= self.room.tokens
 
     def _enter(self, rows: list[Row]) -> None:
-        if self.whole(rows[0].request):
+        for row in rows:
+            if row.cancelled:
+                row.cancel()
+        rows = [row for row in rows if not row.finish]
+        if rows and self.whole(rows[0].request):
             search(self.model, rows)
-        else:
-            self._batch.admit(rows)
+        elif rows:
+            self._batch.admit(rows, self._step)
         for row in rows:
             row.prepared = dc.replace(row.prepared, decoded=None)  # its pictures are in the cache now
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
-from swiftlike.data.check import Pictures
+from swiftlike.data.check import Pictures, Problem
 from swiftlike.data.convert import Converter
 from swiftlike.data.load import count_duplicates, held_out, load_source, max_bytes, refuse_unknown_columns, sources_of
 from swiftlike.data.report import DatasetReport, Histogram, Report
@@ -24,6 +24,8 @@ def run(run: Run) -> int:
     """Check the data of `run.data.dataset` and `val_dataset`. Exit code 1: a row is bad, or a set has none."""
     kind = LOSSES.get(run.check.rlhf_type).data if run.check.rlhf_type else "auto"
     report, parts = examine(run.data, kind, run.check.seed, "hf" if run.model.use_hf else "ms")
+    if run.check.rlhf_type:
+        _ask_objective(run, report, parts)
     if run.model.model or run.model.model_type:
         _count_tokens(run, report, parts)
     text = json.dumps(report.as_json(), ensure_ascii=False, indent=2) if run.check.json else _as_text(report)
@@ -89,18 +91,32 @@ def _strange_labels(report: DatasetReport) -> list[str]:
     ]
 
 
-def _count_tokens(run: Run, report: Report, parts: Sequence[Sequence[Row]]) -> None:
-    from swiftlike.pipelines.preview import encode_lengths  # torch and transformers, only with a model
+def _ask_objective(run: Run, report: Report, parts: Sequence[Sequence[Row]]) -> None:
+    """What the objective, with its usual values, says of each row's scores."""
+    card = LOSSES.get(run.check.rlhf_type)
+    wanted = run.check.num_contrastive
+    args = card.args() if wanted is None else card.args(num_contrastive=wanted)
+    found = [(row.origin, card.refuse(row.scores, row.size, args)) for part in parts for row in part]
+    _add(report, parts, [Problem(origin, *reason) for origin, reason in found if reason])
 
-    rows = [row for part in parts for row in part]
-    lengths, problems = encode_lengths(run, rows, run.check.rlhf_type == "sft")
-    report.lengths.update({f"{part} tokens": Histogram(values) for part, values in lengths.items()})
+
+def _add(report: Report, parts: Sequence[Sequence[Row]], problems: Sequence[Problem]) -> None:
+    """Count bad rows in the report of the set that they are of."""
     for one, part in zip(report.datasets, parts, strict=True):
         origins = {row.origin for row in part}
         for problem in dict.fromkeys(problems):  # a row that is drawn twice is one bad row
             if problem.origin in origins:
                 one.problems.append(problem)
                 one.bad.add(problem.kind, problem.as_text())
+
+
+def _count_tokens(run: Run, report: Report, parts: Sequence[Sequence[Row]]) -> None:
+    from swiftlike.pipelines.preview import encode_lengths  # torch and transformers, only with a model
+
+    rows = [row for part in parts for row in part]
+    lengths, problems = encode_lengths(run, rows, run.check.rlhf_type == "sft")
+    report.lengths.update({f"{part} tokens": Histogram(values) for part, values in lengths.items()})
+    _add(report, parts, problems)
 
 
 def _as_text(report: Report) -> str:

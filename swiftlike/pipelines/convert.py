@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +44,13 @@ def _perform(job: Job, second: SecondInput) -> int:
     for line in (line for part in parts for line in part.as_lines()):
         _log.info("%s", line)
     if written:
-        _log.info("%d rows of %s in %s", written, second.order.target.name, job.output)
+        dropped = sum(part.report.bad.counts.total() for part in parts)
+        without = f", without {dropped} that cannot be used (--on_bad_row error refuses such data)" * bool(dropped)
+        _log.log(
+            logging.WARNING if dropped else logging.INFO,
+            "%d rows of %s in %s%s",
+            *(written, second.order.target.name, job.output, without),
+        )
     return written
 
 

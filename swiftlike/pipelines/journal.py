@@ -27,7 +27,7 @@ class Journal:
     """One line per row behind a first line of settings, each flushed; safe to add to from several threads.
 
     A result is found again only for a row of the same number and content. UserError when another process writes the
-    file, or when it was begun with other settings.
+    file, or when results of other settings are in it.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -59,14 +59,24 @@ class Journal:
             self._write({"settings": settings})
             return
         before = json.loads(first)["settings"]
-        if before != settings:
+        self._find(len(first))
+        if before == settings:
+            return
+        if self.results:
             names = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
             raise UserError(
                 f"{self.path} was begun with other settings",
                 problems=[f"{name}: {before.get(name)!r} then, {settings.get(name)!r} now" for name in names],
                 hint="--overwrite starts over",
             )
-        self._find(len(first))
+        self._places.clear()
+        self._file.truncate(0)
+        self._write({"settings": settings})
+
+    @property
+    def results(self) -> int:
+        """Rows with a result, not an error: what a new start would lose."""
+        return sum(not failed for _, _, failed in self._places.values())
 
     def _find(self, place: int) -> None:
         """Note where each row's last line is; a line without an end is what a kill left, and goes."""
@@ -112,13 +122,20 @@ class Journal:
         self._file.close()
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Let another process have it. One without a result goes: it would only be in the way of other settings."""
+        if not self.results:
+            self.path.unlink(missing_ok=True)
         self._file.close()
+
+
+def begun(output: Path) -> bool:
+    """Whether a run that writes this file was stopped before its end; the file may be there already."""
+    return output.with_name(output.name + _SUFFIX).exists()
 
 
 @contextlib.contextmanager
 def journal(output: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Journal]:
-    """A journal that is closed whatever happens, and stays on disk unless it is removed."""
+    """A journal that is closed whatever happens, and stays on disk when it has results and is not removed."""
     kept = Journal(output, settings, overwrite=overwrite)
     try:
         yield kept

@@ -71,7 +71,8 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence
     if is_reward(card):
         trainable += hidden_size(base_of(model))
     state = 16 if run.tuner.sft_type == "lora" else 12  # gradient and Adam moments in float32; LoRA's weights too
-    kept = run.train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
+    train = run.train
+    kept = train.num_save_checkpoint or train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
     saved = (trainable if run.tuner.sft_type == "lora" else whole) * 12  # weights and Adam moments
     return Plan(
         parameters=whole,

@@ -144,7 +144,9 @@ def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
     if run.data.on_bad_row == "error" and not chosen:
         hint = "leave them out with --on_bad_row drop"
         if "longer than max_length" in counts:
-            hint += ", or raise --max_length, or cut text with --truncation_strategy left|right"
+            cut = run.data.truncation_strategy
+            cuts = f"; --truncation_strategy {cut} cannot cut these enough" if cut else ""
+            hint += f", or raise --max_length{cuts or ', or cut text with --truncation_strategy left|right'}"
         raise UserError(f"{len(problems)} {what} rows cannot be used:", hint=hint, problems=lines[:SHOWN])
     for line in lines:
         log.warning("%s rows left out: %s", what, line)

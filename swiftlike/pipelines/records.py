@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +19,10 @@ from swiftlike.data.load import draw, sources_of
 from swiftlike.data.report import Reasons
 from swiftlike.data.sources import Source
 from swiftlike.pipelines.convert import write
-from swiftlike.pipelines.journal import ERROR
+from swiftlike.pipelines.journal import ERROR, digest
 
 LEFT_OUT = "left_out"  # a value with this key says why a good row gives nothing
+LOST = "lost"  # what of a row that is written the format has no place for
 SEED = 42
 _log = get_logger(__name__)
 # What may change while a stopped run goes on: how fast it is, not what it writes.
@@ -41,6 +43,20 @@ class Numbered:
     record: Record
     origin: str
     source: Source
+
+    @property
+    def mark(self) -> str:
+        """What records of equal content share, also those that cannot be read."""
+        return digest(self.record if isinstance(self.record, dict) else str(self.record))
+
+
+def fingerprint(records: Iterable[Numbered]) -> tuple[int, str]:
+    """How many records there are, and what records of the same places and contents share."""
+    found, count = hashlib.blake2b(digest_size=8), 0
+    for read in records:
+        count += 1
+        found.update(f"{read.origin}\n{read.mark}\n".encode("utf-8", "surrogatepass"))
+    return count, found.hexdigest()
 
 
 def read_records(run: Run, seed: int | None) -> Iterator[Numbered]:
@@ -98,6 +114,7 @@ class Account:
             self.wrong.add(value[ERROR].partition(":")[0], f"{value['origin']}: {value[ERROR]}")
         elif LEFT_OUT in value:
             self.left_out.add(value[LEFT_OUT], value["origin"])
+        self.lost.update(value.get(LOST, ()))
         return ERROR not in value and LEFT_OUT not in value
 
     def write(self, output: Path, records: Iterable[dict[str, Any]]) -> int:

@@ -16,18 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core import log
-from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.engines.base import Answer, Engine, Request, Sampling
-from swiftlike.models.placement import local_processes
 from swiftlike.pipelines.journal import ERROR, Journal, digest, journal
-from swiftlike.pipelines.records import LEFT_OUT, SEED, Account, Numbered, open_output, read_records, settings_of
+from swiftlike.pipelines.records import (
+    LEFT_OUT,
+    LOST,
+    SEED,
+    Account,
+    Numbered,
+    fingerprint,
+    open_output,
+    read_records,
+    settings_of,
+)
 from swiftlike.pipelines.sample_rows import Asked, Reader, Sampled, Writer
 from swiftlike.pipelines.serving import open_engine, open_model, sampling
-from swiftlike.stages.shards import chunk, is_complete, read_shards, shard_name, write_shard
+from swiftlike.pipelines.shards import Piece, shard_of, take_card
 
 _WINDOW = 1024  # prompts that are handed to the engine at once
 _log = log.get_logger(__name__)
@@ -35,68 +43,49 @@ _log = log.get_logger(__name__)
 
 def run(run: Run) -> int:
     """Sample what `run.sample` asks for. Exit code 1: not one prompt was answered."""
-    index, count = shard_of(run.sample, os.environ)
-    output = open_output(run, run.sample.output, run.sample.overwrite)
+    overwrite = run.sample.overwrite
+    index, count = shard_of(run.shards, os.environ)
+    output = open_output(run, run.sample.output, overwrite or count > 1)
     records = list(read_records(run, run.generate.seed))
-    settings = settings_of(run) | {"data": digest([read.origin for read in records]), "shard": [index, count]}
-    folder = output.with_name(f"{output.name}.{digest(settings | {'shard': count})[:8]}")
-    place = output if count == 1 else folder / shard_name(index, count)
+    # a whole run goes on with rows that were mended, the pieces of one must be of the same rows
+    data = digest([read.origin for read in records]) if count == 1 else fingerprint(records)[1]
+    piece = Piece(index, count, output, settings_of(run) | {"data": data})
     account = Account()
-    if count > 1 and place.exists() and not run.sample.overwrite:
-        _log.info("%s is there already", place)
-        return _merged(folder, output, account)
-    with journal(place, settings, overwrite=run.sample.overwrite) as kept:
-        piece = chunk(records, count)[index]
-        digests = [digest(read.record if isinstance(read.record, dict) else str(read.record)) for read in piece]
-        waiting = [k for k, read in enumerate(piece) if not kept.has(read.number, digests[k])]
-        if len(waiting) < len(piece):
-            _log.info("going on: %d of %d prompts were done before", len(piece) - len(waiting), len(piece))
+    if piece.is_done(overwrite=overwrite):
+        return 0
+    if piece.is_there(overwrite=overwrite):
+        return _merged(piece, len(records), account)
+    with journal(piece.place, piece.settings, overwrite=overwrite) as kept:
+        mine = piece.of(records)
+        digests = [read.mark for read in mine]
+        waiting = [k for k, read in enumerate(mine) if not kept.has(read.number, digests[k])]
+        if len(waiting) < len(mine):
+            _log.info("going on: %d of %d prompts were done before", len(mine) - len(waiting), len(mine))
         if waiting:
-            work = _Work(run, kept, output.parent, account)
-            work([(piece[k], digests[k]) for k in waiting])
-        found = (kept.get(read.number, mark) for read, mark in zip(piece, digests, strict=True))
-        values = (value for value in found if value is not None)
-        if count > 1:
-            write_shard(folder, index, count, values)
-            code = _merged(folder, output, account)
-        else:
+            work = _Work(run, kept, output.parent)
+            work([(mine[k], digests[k]) for k in waiting])
+        values = (
+            kept.get(read.number, mark) or {ERROR: "it was not answered", "origin": read.origin}
+            for read, mark in zip(mine, digests, strict=True)
+        )
+        if piece.alone:
             code = _written(output, values, account)
+        else:
+            piece.write(values)
+            code = _merged(piece, len(records), account)
         if code == 0:
             kept.remove()
     return code
 
 
-def _merged(folder: Path, output: Path, account: Account) -> int:
-    """The output, once every shard is there. The one that ends last writes it."""
-    if not is_complete(folder):
-        _log.info("%s is written when all shards are in %s", output, folder)
-        return 0
-    return _written(output, read_shards(folder), account)
+def _merged(piece: Piece, rows: int, account: Account) -> int:
+    """The output, once every shard is there."""
+    values = piece.all(rows)
+    return 0 if values is None else _written(piece.output, values, account)
 
 
 def _written(output: Path, values: Iterable[dict[str, Any]], account: Account) -> int:
     return account.write(output, (value["record"] for value in values if account.add(value)))
-
-
-def shard_of(args: Any, env: Any) -> tuple[int, int]:
-    """(index, number) of the piece that this process takes: one per machine (--shard, or DIST_NODE_RANK of
-    DIST_NNODES), and in it one per process that NPROC_PER_NODE started."""
-    index, count = args.shard, args.num_shards
-    if count is None:
-        index, count = _number(env, "DIST_NODE_RANK", 0), _number(env, "DIST_NNODES", 1)
-        if count < 1 or index >= count:
-            raise UserError(f"DIST_NODE_RANK={index} is not below DIST_NNODES={count}")
-    processes = log.world_size(env)
-    if count > 1 and _number(env, "NNODES", 1) > 1:
-        raise UserError("the machines are split by NNODES and by shards at once", hint="unset NNODES")
-    return index * processes + log.rank(env), count * processes
-
-
-def _number(env: Any, name: str, default: int) -> int:
-    text = env.get(name, "").strip()
-    if text and not text.isdigit():
-        raise UserError(f"{name}={text!r} is not a number")
-    return int(text) if text else default
 
 
 def requests_of(run: Run, model_folder: Path) -> tuple[Sampling, ...]:
@@ -114,15 +103,6 @@ def requests_of(run: Run, model_folder: Path) -> tuple[Sampling, ...]:
     return (*found, dc.replace(base, n=1, temperature=0.0)) if args.add_zero_temperature else tuple(found)
 
 
-def _take_card() -> None:
-    """With several processes on a machine, each computes on a card of its own."""
-    import torch
-
-    rank, processes = local_processes()
-    if mine := own_devices(torch.cuda.device_count(), processes, rank):
-        torch.cuda.set_device(mine[0])
-
-
 def _samples(model_folder: Path) -> bool:
     """Whether the model's own generation_config.json asks for sampling."""
     path = model_folder / "generation_config.json"
@@ -138,7 +118,7 @@ def seed_of(seed: int, iteration: int, number: int, request: int) -> int:
 class _Work:
     """Prompts to an engine, each answered prompt to the journal."""
 
-    def __init__(self, run: Run, kept: Journal, folder: Path, account: Account) -> None:
+    def __init__(self, run: Run, kept: Journal, folder: Path) -> None:
         self.run, self.kept = run, kept
         self.seed = SEED if run.generate.seed is None else run.generate.seed
         self.opened = open_model(run)
@@ -147,12 +127,12 @@ class _Work:
         self.requests = requests_of(run, self.opened.model_folder)
         template = self.opened.checkpoint.template
         self.reader = Reader(run, template)
-        self.writer = Writer(run, template, folder, account.lost.update)
+        self.writer = Writer(run, template, folder)
 
     def __call__(self, waiting: Sequence[tuple[Numbered, str]]) -> None:
         """Answer these prompts."""
         adapter = self._adapter()
-        _take_card()
+        take_card()
         engine: Engine = open_engine(self.run, self.opened)
         try:
             for start in range(0, len(waiting), _WINDOW):
@@ -221,7 +201,7 @@ class _Work:
         lists = [tuple(one.text for one in answer.completions) for answer in answers]
         greedy = lists.pop()[0] if self.run.sample.add_zero_temperature else None
         try:
-            record = self.writer(asked, Sampled(lists=tuple(lists), greedy=greedy))
+            record, gone = self.writer(asked, Sampled(lists=tuple(lists), greedy=greedy))
         except BadRow as error:
             return {ERROR: str(error), "origin": asked.origin}
-        return {"record": record, "origin": asked.origin}
+        return {"record": record, "origin": asked.origin} | ({LOST: gone} if gone else {})

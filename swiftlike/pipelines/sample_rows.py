@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,18 @@ class Reader:
 
 
 class Writer:
-    """Answers to a record of the output's format; `count` is told what the format has no place for."""
+    """Answers to a record of the output's format, and what of the row the format has no place for."""
 
-    def __init__(self, run: Run, template: Template, folder: Path, count: Callable[[Sequence[str]], object]) -> None:
-        self.args, self.template, self.folder, self.count = run.sample, template, folder, count
+    def __init__(self, run: Run, template: Template, folder: Path) -> None:
+        self.args, self.template, self.folder = run.sample, template, folder
 
-    def __call__(self, asked: Asked, sampled: Sampled) -> dict[str, Any]:
+    def __call__(self, asked: Asked, sampled: Sampled) -> tuple[dict[str, Any], list[str]]:
         """BadRow when the format cannot hold the prompt."""
-        made = {"aipo": self._aipo, "chat": self._chat}.get(self.args.output_format, self._text)
-        return made(asked, sampled) | asked.kept
+        if self.args.output_format in TARGETS:
+            record, gone = self._text(asked, sampled)
+            return record | asked.kept, gone
+        made = self._aipo if self.args.output_format == "aipo" else self._chat
+        return made(asked, sampled) | asked.kept, []
 
     def _answers(self, asked: Asked, sampled: Sampled) -> list[str]:
         """In the order of `with_responses`, but as the model wrote them: white space may be part of an answer."""
@@ -142,13 +145,12 @@ class Writer:
         greedy = [] if sampled.greedy is None else [sampled.greedy]
         return [*first, *own, *greedy, *(text for texts in others for text in texts)]
 
-    def _text(self, asked: Asked, sampled: Sampled) -> dict[str, Any]:
+    def _text(self, asked: Asked, sampled: Sampled) -> tuple[dict[str, Any], list[str]]:
         target = FORMATS[TARGETS[self.args.output_format]]
         verbatim = self.template.card is not None and self.template.card.verbatim
         row, gone = in_text(asked.row, self._answers(asked, sampled), target, spaced=verbatim)
-        self.count(gone)
         assert target.write is not None
-        return target.write(portable(row, self.folder))
+        return target.write(portable(row, self.folder)), gone
 
     def _chat(self, asked: Asked, sampled: Sampled) -> dict[str, Any]:
         row = portable(asked.row, self.folder)

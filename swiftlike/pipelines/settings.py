@@ -43,6 +43,8 @@ def derive(run: Run, pictures: bool) -> Run:
         values["eval_steps"] = 200 if full else 50
     if train.save_steps is None:
         values["save_steps"] = values.get("eval_steps", train.eval_steps)
+    if train.num_save_checkpoint is not None:
+        values["save_total_limit"] = None
     if run.model.torch_dtype == "auto":
         values["torch_dtype"] = str(choose_dtype("auto")).removeprefix("torch.")
     if run.origin.get("dataloader_num_workers", "default") == "default" and (not pictures or run.data.streaming):
@@ -57,6 +59,18 @@ def total_steps(run: Run, rows: int) -> int:
     batches = math.ceil(rows / (run.train.batch_size * world_size()))
     per_epoch = max(1, math.ceil(batches / run.train.gradient_accumulation_steps))
     return math.ceil(per_epoch * run.train.num_train_epochs)
+
+
+def spaced_steps(run: Run, rows: int) -> tuple[int, ...]:
+    """The optimiser steps after which `--num_save_checkpoint` saves; none without it. UserError when there are fewer
+    steps than checkpoints."""
+    count, steps = run.train.num_save_checkpoint or 0, total_steps(run, rows)
+    if count > steps:
+        raise UserError(
+            f"--num_save_checkpoint {count}: this run has {steps} optimiser steps only",
+            hint="ask for fewer, or for more steps: --num_train_epochs, or a smaller --gradient_accumulation_steps",
+        )
+    return tuple(steps * k // count for k in range(1, count + 1))
 
 
 def interval(value: float, steps: int) -> int:

@@ -39,7 +39,7 @@ from swiftlike.pipelines.rewards import (
     pooling_of,
     spare_padding,
 )
-from swiftlike.pipelines.settings import derive, seeded, total_steps, training_arguments
+from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
 from swiftlike.pipelines.streaming import Streamed
 
 log = get_logger(__name__)
@@ -109,12 +109,16 @@ def run(run: Run) -> Trained | None:
     if advice := card.advice(data.train, run.loss, run.train.batch_size * world_size()):
         log.warning("%s", advice)
     data = decided(data, card, run.loss)
+    spaced = spaced_steps(run, len(data.train))
     if (folder := resume_folder(run)) is not None:
         from swiftlike.trainers.checkpoint import check_digest, steps_done
+        from swiftlike.trainers.spaced import name_checkpoints
 
         check_same(run, folder)
         check_digest(Path(folder), data_digest(run, data))
         if steps_done(Path(folder)) >= total_steps(run, len(data.train)):
+            if spaced and is_main():
+                name_checkpoints(Path(folder).parent, spaced)
             log.info("%s is the end of its run: nothing is left to train", folder)
             return None
     plan = make_plan(run, checkpoint, card, data.train)
@@ -249,6 +253,7 @@ def resume_folder(run: Run) -> str | None:
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
     """Model, reference and trainer."""
     from swiftlike.trainers.checkpoint import CheckpointTrainer
+    from swiftlike.trainers.spaced import Spaced
 
     vision_trained = checkpoint.adapter is not None and may_train_vision(run.tuner)
     steps = total_steps(run, len(data.train))
@@ -294,6 +299,8 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
     if isinstance(reference, Stored) and sharded:
         reference.together = trainer.agreed
     observe(trainer, run, card, folder)
+    if spaced := spaced_steps(run, len(data.train)):  # behind the callbacks that save at other steps
+        trainer.add_callback(Spaced(folder, spaced, resume_folder(run)))
     return trainer
 
 

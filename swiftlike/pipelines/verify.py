@@ -38,6 +38,7 @@ SEED = 42
 class Encoding:
     """A prompt with one answer, as training encodes it, and the request for that answer."""
 
+    origin: str
     prepared: Prepared
     counted: np.ndarray  # bool [T]
     asked: Request
@@ -84,7 +85,8 @@ def run(run: Run) -> int:
     equal = all(one.worst <= bound and not one.prompts and one.pictures == pictures for one in results)
     counted = sum(int(one.counted.sum()) for one in encodings)
     title = f"{len(rows)} rows, {len(encodings)} answers of {counted} tokens, {pictures} picture tokens"
-    sys.stdout.write("\n".join([title, *_table(results), f"bound {bound:g}: {'equal' if equal else 'NOT EQUAL'}", ""]))
+    lines = [title, *_table(results), f"bound {bound:g}: {'equal' if equal else 'NOT EQUAL'}"]
+    sys.stdout.write("\n".join([*lines, *_first_prompt(encodings, prompts), ""]))
     return 0 if equal else 1
 
 
@@ -106,7 +108,12 @@ def _encodings(group: Encoded, row: Row, prompts: Prompts) -> list[Encoding]:
         )
         counted = np.concatenate([group.prompt.counted, span.counted])
         found.append(
-            Encoding(prepared=prepared, counted=counted, asked=Request(prompt=row.prompt_of(k), tools=row.tools))
+            Encoding(
+                origin=group.origin,
+                prepared=prepared,
+                counted=counted,
+                asked=Request(prompt=row.prompt_of(k), tools=row.tools),
+            )
         )
     return found
 
@@ -228,6 +235,18 @@ def _asked(one: Encoding, prompts: Prompts) -> tuple[int, ...]:
         return prompts.ids(one.asked).ids
     except BadRow:
         return ()
+
+
+def _first_prompt(encodings: Sequence[Encoding], prompts: Prompts) -> list[str]:
+    """How the first prompt that an engine gets otherwise differs, and why that may be."""
+    for one in encodings:
+        asked = _asked(one, prompts)
+        if not one.opens_with(asked):
+            known = int(np.argmax(one.counted))
+            cut = " (rows that are too long are cut for training only)" * (len(asked) > known)
+            theirs = f"has {len(asked)}{cut}" if asked else "is refused: it is longer than the context"
+            return [f"{one.origin}: training's prompt has {known} tokens, the engine's {theirs}"]
+    return []
 
 
 def _picture_tokens(prompts_ids: Any, prompts: Prompts) -> int:

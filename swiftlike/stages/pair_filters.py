@@ -9,6 +9,7 @@ from typing import Any
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.stages.conversation import Count, Template, first_turn
 
+COPIES = ("train_dataset", "train_dataset_remove_trunc", "train_dataset_filter_urls")  # before, and after each filter
 _RESERVE = 32  # tokens kept free in a row beside the prompt and the answer
 
 
@@ -52,20 +53,28 @@ class PairFilters:
     filter_urls: bool = True
     ignore_rejected: bool = True
 
+    @property
+    def max_response_length(self) -> int:
+        """Tokens that an answer may have."""
+        return max_response_length(self.max_length, self.max_prompt_length)
+
+    def why(self, step: str) -> str:
+        """The reason for which a step leaves a pair out."""
+        if step == COPIES[1]:
+            return f"a prompt of more than {self.max_prompt_length} tokens or an answer of more than " + str(
+                self.max_response_length
+            )
+        return f"a link in the chosen answer{'' if self.ignore_rejected else ' or the rejected one'}"
+
 
 def filter_pairs(
     rows: Iterable[Mapping[str, str]], filters: PairFilters, count: Count
 ) -> dict[str, list[Mapping[str, str]]]:
     """What is left after each step, under the name of the copy that is kept of it; the last one is for training."""
-    steps = {"train_dataset": list(rows)}
-    limit = max_response_length(filters.max_length, filters.max_prompt_length)
-    steps["train_dataset_remove_trunc"] = kept = [
-        row
-        for row in steps["train_dataset"]
-        if fits(row, count, max_prompt_length=filters.max_prompt_length, max_response_length=limit)
-    ]
+    before, short, plain = COPIES
+    steps = {before: list(rows)}
+    limits = {name: getattr(filters, name) for name in ("max_prompt_length", "max_response_length")}
+    steps[short] = [row for row in steps[before] if fits(row, count, **limits)]
     if filters.filter_urls:
-        steps["train_dataset_filter_urls"] = [
-            row for row in kept if has_no_url(row, ignore_rejected=filters.ignore_rejected)
-        ]
+        steps[plain] = [row for row in steps[short] if has_no_url(row, ignore_rejected=filters.ignore_rejected)]
     return steps

@@ -1,23 +1,21 @@
-"""New prompts from a model that is shown old ones, by cluster, until there are enough."""
+"""New prompts from a model that is shown old ones, pool by pool, until there are enough."""
 
 from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from swiftlike.core.optional import require
 from swiftlike.stages.conversation import Count, user_turn
 from swiftlike.stages.instructions import Parsing, cut_at, parse, prompt_text, stop_strings
-
-Generate = Callable[[list[str], list[str]], Sequence[str]]  # prompts and stop strings to one answer each
+from swiftlike.stages.similarity import Known
 
 
 @dc.dataclass(frozen=True, kw_only=True)
 class SelfInstruct:
-    """One shard's work. `target`: prompts to be made for each cluster."""
+    """How a pool of prompts grows. `target`: prompts to be made for it."""
 
     target: int
     n_prompt_instructions: int = 8
@@ -33,83 +31,96 @@ class SelfInstruct:
         """Most rounds of generating: twice what is needed when every answer holds one instruction."""
         return math.ceil(2 * self.target / self.mini_group_size)
 
-
-def shard_target(n_instructions_to_generate_total: int, num_shards: int) -> int:
-    """What one shard makes of the total; a remainder is left out."""
-    return n_instructions_to_generate_total // num_shards
-
-
-def shard_random(seed: int, iteration: int, shard_id: int) -> Random:
-    """Draws that differ between iterations and shards, and are the same when a run is repeated."""
-    return Random(f"{seed}/{iteration}/{shard_id}")
+    def known(self, texts: Sequence[str] = ()) -> Known:
+        """What new prompts are held against."""
+        return Known(texts, exact=self.dedup, rouge=self.dedup_rouge)
 
 
-def self_instruct(
-    pools: Mapping[int, Sequence[str]], options: SelfInstruct, *, generate: Generate, random: Random, count: Count
-) -> list[dict[str, Any]]:
-    """Rows `prompt`, `messages`, `metadata.cluster_id`, in the order of `pools` (cluster to its seed prompts).
+@dc.dataclass(frozen=True)
+class Asked:
+    """One round of a pool: prompts, and what ends an answer to them."""
 
-    There may be fewer than `target` for a cluster when the model does not come up with more in `rounds` rounds.
+    round: int
+    prompts: list[str]
+    stops: list[str]
+
+
+Generate = Callable[[Mapping[int, Asked]], Mapping[int, Sequence[str]]]  # by pool: one answer to each prompt
+
+
+class Pool:
+    """Seed prompts and the new ones that were made of them.
+
+    Nothing in it depends on other pools: its draws are its own, and what is new is decided by `seeds_of_all` (the seeds
+    of every pool, which none may repeat) and by its own prompts.
     """
-    new: dict[int, list[str]] = {cluster: [] for cluster in pools}
-    novelty = _novelty(pools, options)
-    for _ in range(options.rounds):
-        short = [cluster for cluster in pools if len(new[cluster]) < options.target]
-        if not short:
-            break
-        clusters = [cluster for cluster in short for _ in range(options.mini_group_size)]
-        shown = [_shown(pools[cluster], new[cluster], options, random) for cluster in clusters]
-        stops = _stops(shown, options)
-        answers = generate([prompt_text(instructions) for instructions in shown], stops)
-        for cluster, answer in zip(clusters, answers, strict=True):
-            text = answer if options.parsing.parser == "v1" else cut_at(answer, stops)
-            for instruction in parse(text, options.parsing, count):
-                if len(new[cluster]) < options.target and novelty.admits(instruction):
-                    new[cluster].append(instruction)
-    return [_row(instruction, cluster) for cluster, instructions in new.items() for instruction in instructions]
+
+    def __init__(
+        self, seeds: Sequence[str], options: SelfInstruct, *, random: Random, count: Count, seeds_of_all: Known
+    ) -> None:
+        self.seeds, self.options = seeds, options
+        self.new: list[str] = []
+        self._random, self._count = random, count
+        self._seeds_of_all, self._own = seeds_of_all, options.known()
+        self._asked = Asked(-1, [], [])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is short of prompts and there are rounds left."""
+        return len(self.new) < self.options.target and self._asked.round + 1 < self.options.rounds
+
+    def ask(self) -> Asked:
+        """The prompts of the next round."""
+        shown = [self._shown() for _ in range(self.options.mini_group_size)]
+        parser = self.options.parsing.parser
+        # v1 counts as if every prompt showed as many as asked for, which small pools cannot
+        length = self.options.n_prompt_instructions if parser == "v1" else len(shown[0])
+        stops = stop_strings(length, self.options.max_n_generate_instructions, parser)
+        self._asked = Asked(self._asked.round + 1, [prompt_text(one) for one in shown], stops)
+        return self._asked
+
+    def take(self, answers: Sequence[str]) -> None:
+        """Keep what is new in the answers to `ask`, until there is enough."""
+        options = self.options
+        for answer in answers:
+            text = answer if options.parsing.parser == "v1" else cut_at(answer, self._asked.stops)
+            for instruction in parse(text, options.parsing, self._count):
+                if len(self.new) < options.target and self._is_new(instruction):
+                    self.new.append(instruction)
+                    self._own.add(instruction)
+
+    def _shown(self) -> list[str]:
+        shown = self._random.sample(self.new, k=min(self.options.n_machine_instructions, len(self.new)))
+        more = min(self.options.n_prompt_instructions - len(shown), len(self.seeds))
+        return shown + self._random.sample(self.seeds, k=more)
+
+    def _is_new(self, text: str) -> bool:
+        return text not in self._seeds_of_all and text not in self._own
 
 
-def _shown(seeds: Sequence[str], new: Sequence[str], options: SelfInstruct, random: Random) -> list[str]:
-    shown = random.sample(new, k=min(options.n_machine_instructions, len(new)))
-    return shown + random.sample(seeds, k=min(options.n_prompt_instructions - len(shown), len(seeds)))
+def shares(total: int, count: int) -> list[int]:
+    """A total divided among `count`; the first `total mod count` get one more."""
+    each, more = divmod(total, count)
+    return [each + (place < more) for place in range(count)]
 
 
-def _stops(shown: Sequence[Sequence[str]], options: SelfInstruct) -> list[str]:
-    """v1 counts as if every prompt showed as many as asked for, which small pools cannot."""
-    parser = options.parsing.parser
-    length = options.n_prompt_instructions if parser == "v1" else max(len(one) for one in shown)
-    return stop_strings(length, options.max_n_generate_instructions, parser)
+def pool_random(seed: int, iteration: int, pool: int) -> Random:
+    """Draws that differ between iterations and pools, and are the same when a run is repeated."""
+    return Random(f"{seed}/{iteration}/{pool}")
+
+
+def self_instruct(pools: Mapping[int, Pool], generate: Generate) -> list[dict[str, Any]]:
+    """Rows `prompt`, `messages`, `metadata.cluster_id`, in the order of `pools`.
+
+    In each round the prompts of all pools that are still short are generated together. A pool may stay short when the
+    model does not come up with more in its rounds.
+    """
+    while short := {number: pool for number, pool in pools.items() if pool.goes_on}:
+        answers = generate({number: pool.ask() for number, pool in short.items()})
+        for number, pool in short.items():
+            pool.take(answers[number])
+    return [_row(instruction, number) for number, pool in pools.items() for instruction in pool.new]
 
 
 def _row(instruction: str, cluster: int) -> dict[str, Any]:
     return {"prompt": instruction, "messages": [user_turn(instruction)], "metadata": {"cluster_id": cluster}}
-
-
-class _Novelty:
-    """What there is already, and whether a text is too near to it."""
-
-    def __init__(self, known: Iterable[str], exact: bool, similar: Callable[[str, str], bool] | None) -> None:
-        self.known = dict.fromkeys(known)  # a set that keeps its order
-        self.exact, self.similar = exact, similar
-
-    def admits(self, text: str) -> bool:
-        """Whether the text is new; if so, it is known from now on."""
-        if self.exact and text in self.known:
-            return False
-        if self.similar is not None and any(self.similar(other, text) for other in self.known):
-            return False
-        self.known[text] = None
-        return True
-
-
-def _novelty(pools: Mapping[int, Sequence[str]], options: SelfInstruct) -> _Novelty:
-    similar = None if options.dedup_rouge is None else _rouge_l(options.dedup_rouge)
-    seeds = (seed for pool in pools.values() for seed in pool)
-    return _Novelty(seeds, options.dedup, similar)
-
-
-def _rouge_l(threshold: float) -> Callable[[str, str], bool]:
-    """Whether two texts' ROUGE-L F-measure is above the threshold (Lin 2004; 0.7 in Wang et al. 2023)."""
-    module = require("rouge_score.rouge_scorer", because=f"--dedup_rouge {threshold}", package="rouge-score")
-    scorer = module.RougeScorer(["rougeL"], use_stemmer=False)
-    return lambda one, other: scorer.score(one, other)["rougeL"].fmeasure > threshold

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import read_jsonl, write_jsonl
+from swiftlike.core.files import write_jsonl
 
 Item = TypeVar("Item")
+
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)(?:\.jsonl)?")
+
+
+class IncompleteError(UserError):
+    """Not all shards are there yet."""
 
 
 def chunk(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
@@ -39,13 +44,14 @@ def write_shard(folder: str | Path, index: int, count: int, rows: Iterable[Any])
 
 
 def find_shards(folder: str | Path) -> list[Path]:
-    """The files of a complete result, in order. UserError that says which are there when some are missing."""
+    """The files of a complete result, in order. IncompleteError says which are there and which are missing, UserError
+    that there are those of different runs."""
     found: dict[int, dict[int, Path]] = {}
     for path in sorted(Path(folder).glob("shard-*")):
         if match := _SHARD.fullmatch(path.name):
             found.setdefault(int(match[2]), {})[int(match[1])] = path
     if not found:
-        raise UserError(f"{folder} holds no shards", hint="the stage that writes them has not run")
+        raise IncompleteError(f"{folder} holds no shards", hint="the stage that writes them has not run")
     if len(found) > 1:
         raise UserError(
             f"{folder} holds shards of {len(found)} different runs",
@@ -55,7 +61,7 @@ def find_shards(folder: str | Path) -> list[Path]:
     ((count, shards),) = found.items()
     missing = sorted(set(range(count)) - set(shards))
     if missing:
-        raise UserError(
+        raise IncompleteError(
             f"{folder} is incomplete",
             problems=[f"shards that are there: {_listed(shards)} of {count}", f"missing: {_listed(missing)}"],
         )
@@ -63,18 +69,11 @@ def find_shards(folder: str | Path) -> list[Path]:
 
 
 def is_complete(folder: str | Path) -> bool:
-    """Whether every shard of one result is there."""
+    """Whether every shard of one result is there. UserError when there are those of different runs."""
     try:
         return bool(find_shards(folder))
-    except UserError:
+    except IncompleteError:
         return False
-
-
-def read_shards(folder: str | Path) -> Iterator[Any]:
-    """The rows of all shards, in order. UserError when some are missing."""
-    for path in find_shards(folder):
-        for _, row in read_jsonl(path):
-            yield row
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -11,13 +11,12 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import write_args, write_json
+from swiftlike.core.files import WHOLE, whole_checkpoints, write_args, write_json
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
 from swiftlike.trainers.group import GroupTrainer
 
-MARK = "swiftlike.json"  # written last: a checkpoint without it is not whole
 OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 HEADS = ("v_head.", "score.", "lm_head.")
@@ -83,7 +82,7 @@ class CheckpointTrainer(GroupTrainer):
             )
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            write_json(folder / MARK, {"step": self.state.global_step, "data": self.digest})
+            write_json(folder / WHOLE, {"step": self.state.global_step, "data": self.digest})
 
     def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
         """Train, from the start or from a checkpoint folder."""
@@ -160,18 +159,18 @@ def steps_done(folder: Path) -> int:
 
 def latest(run_folder: Path) -> Path:
     """The newest whole checkpoint in a run folder."""
-    found = [path for path in run_folder.glob("checkpoint-*") if (path / MARK).is_file()]
+    found = whole_checkpoints(run_folder)
     if not found:
         raise UserError(f"there is no whole checkpoint in {run_folder}")
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return found[-1]
 
 
 def check_digest(folder: Path, digest: str) -> None:
     """Refuse to continue on other data than the checkpoint was made with."""
-    mark = folder / MARK
+    mark = folder / WHOLE
     if not mark.is_file():
         raise UserError(
-            f"{folder} is not a whole checkpoint: it has no {MARK}, so it was not finished or not written by swiftlike",
+            f"{folder} is not a whole checkpoint: it has no {WHOLE}, so it is unfinished or not written by swiftlike",
             hint="name the one before it, or start from its weights alone: --resume_only_model true",
         )
     if not [path for name in OPTIMISER for path in folder.glob(name)]:

@@ -71,6 +71,9 @@ def test_lists(swiftlike: Installed) -> None:
     assert "tiny-llama" in swiftlike("list", "models", "tiny").out
     assert "demo-vl" in swiftlike("list", "datasets").out
     assert swiftlike("list", "losses", "nothing-like-it").code == 2
+    listed = swiftlike("list", "losses").out
+    assert all(listed.count(f"{word}: ") == len(losses) for word in ("formula", "when", "defaults"))
+    assert "swiftlike list losses exo" in listed.splitlines()[-1]
 
 
 def test_env_names_the_software(swiftlike: Installed) -> None:
@@ -98,6 +101,16 @@ def test_check_finds_every_planted_row(swiftlike: Installed, planted: Path) -> N
         assert f"{planted}:{2 * number}: {reason}" in found.out
     report = json.loads(swiftlike("check", planted, "--json").out)
     assert report
+
+
+def test_check_asks_the_objective_about_scores(swiftlike: Installed) -> None:
+    row = {"prompt": "q", "completions": ["a", "b", "c"], "rewards": [1, 2, 3]}
+    (swiftlike.folder / "three.jsonl").write_text(json.dumps(row) + "\n")
+    words = ("check", "three.jsonl", "--rlhf_type", "exo")
+    refused = swiftlike(*words)
+    assert (refused.code, "three.jsonl:1: answers do not fill groups" in refused.out) == (1, True)
+    assert swiftlike(*words, "--num_contrastive", "3").code == 0
+    assert swiftlike("check", "three.jsonl", "--num_contrastive", "3").code == 2
 
 
 def test_check_of_good_data(swiftlike: Installed) -> None:

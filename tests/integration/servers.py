@@ -53,7 +53,7 @@ class Deployed:
 
     def metric(self, name: str) -> float:
         """A number of /metrics."""
-        text = httpx.get(f"{self.url}/metrics", verify=False).text
+        text = httpx.get(f"{self.url}/metrics", verify=False, timeout=60).text
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
     def wait_for(self, name: str, value: float) -> None:

@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from swiftlike.engines.text import whole
 from swiftlike.models.tiny import cached
 
 from .servers import Deployed, deployed
@@ -68,7 +69,7 @@ def by_hand(adapter: Path | None, tokens: int, messages: list[dict[str, str]] = 
         model = PeftModel.from_pretrained(model, adapter)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     made = model.generate(**prompt, max_new_tokens=tokens, do_sample=False)
-    return tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    return whole(tokenizer, made[0, prompt["input_ids"].shape[1] :].tolist())
 
 
 def chunks_text(stream: Any) -> str:
@@ -131,7 +132,7 @@ def test_a_stop_text_ends_the_answer_and_is_left_out(client: openai.OpenAI) -> N
     asked: dict[str, Any] = {"model": "tiny-llama", "messages": ASKED, "temperature": 0, "max_tokens": 24}
     whole = client.chat.completions.create(**asked).choices[0].message.content
     assert whole is not None
-    stop = whole[8:11]
+    stop = whole[5:8]
     for stream in (False, True):
         answer = client.chat.completions.create(**asked, stop=[stop], stream=stream)
         said = chunks_text(answer) if stream else answer.choices[0].message.content

@@ -1,28 +1,24 @@
-"""`verify` and `deploy` with vLLM, as they are typed."""
+"""`verify`, `sample` and `eval` with vLLM, as they are typed."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.runs import free_port
+from swiftlike.cli.app import perform
+from swiftlike.pipelines import sample
+from swiftlike.pipelines.evaluate import generate
+from tests.integration.runs import write_rows
 
-from .using import GREEDY, NEEDS_VLLM, adapter, asked, engine, ids, picture
+from .using import FLAGS, NEEDS_VLLM, adapter, engine
 
 pytestmark = NEEDS_VLLM
-FLAGS = ["--torch_dtype", "float32", "--max_model_len", "1024", "--enforce_eager", "true"]
 
 
 def test_verify(tmp_path: Path) -> None:
@@ -35,61 +31,87 @@ def test_verify(tmp_path: Path) -> None:
     assert lines[-1] == "bound 0.001: equal"
 
 
-def ask(port: int, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.load(answer)
+class Shared:
+    """An engine that several commands use: one start takes longer than all their work."""
+
+    def __init__(self, made: Any) -> None:
+        self.generate, self.count = made.generate, made.count
+
+    def close(self) -> None:
+        """The next command goes on with it."""
 
 
-def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    until = time.monotonic() + 400
-    while time.monotonic() < until and server.poll() is None:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-            return
-        time.sleep(0.5)
-    raise AssertionError("the server did not start")
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter("tiny-llama", tmp_path_factory.mktemp("adapters") / "mine")
 
 
-def test_deploy_renders_what_training_saw(tmp_path: Path) -> None:
-    """vLLM's own server: text and pictures, the same number of tokens in the prompt and the same answer as pt."""
-    name, file, port = "tiny-llava1_6", picture(tmp_path, 150, 90), free_port()
-    folder = adapter(name, tmp_path / "mine")
-    shown = {
-        "type": "image_url",
-        "image_url": {"url": "data:image/png;base64," + b64encode(file.read_bytes()).decode()},
-    }
-    text = {"type": "text", "text": "What colour is the square?"}
-    requests = {
-        (served, pictures): asked("<image>" * pictures + text["text"], *[file] * pictures, adapter=served)
-        for served in ("", "mine")
-        for pictures in (0, 1, 2)
-    }
-    with engine("pt", model_type=name, adapters=[f"mine={folder}"]) as pt:
-        prompts = [list(pt.prompts.ids(request).ids) for request in requests.values()]
-        wanted = [list(one) for one in ids(pt.generate(list(requests.values())))]
-    words = ["deploy", "--infer_backend", "vllm", "--model_type", name, "--adapters", f"mine={folder}"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "swiftlike", *words, "--port", str(port), "--served_model_name", "base", *FLAGS],
-        env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"},
-    )
-    try:
-        wait_for(server, port)
-        found = []
-        for served, pictures in requests:
-            content = [shown] * pictures + [text]
-            body = {"model": served or "base", "messages": [{"role": "user", "content": content}]}
-            body |= {"max_tokens": GREEDY.max_new_tokens, "return_token_ids": True}  # greedy, as pt is by default
-            found.append(ask(port, body))
-        assert [one["prompt_token_ids"] for one in found] == prompts
-        assert [one["choices"][0]["token_ids"] for one in found] == wanted
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(port, {"model": "base", "messages": [{"role": "assistant", "content": "x"}]})
-        assert refused.value.code == 400
-    finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+@pytest.fixture(scope="module")
+def vllm(mine: Path) -> Iterator[Shared]:
+    with engine("vllm", model_type="tiny-llama", adapters=[str(mine)]) as made:
+        yield Shared(made)
+
+
+@pytest.fixture
+def backends(vllm: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Names of backends, one after the other; commands that run meanwhile get that engine."""
+
+    def each() -> Iterator[str]:
+        yield "pt"
+        for module in (sample, generate):
+            monkeypatch.setattr(module, "open_engine", lambda run, opened: vllm)
+        yield "vllm"
+
+    return each()
+
+
+def flags(mine: Path, backend: str, tokens: int) -> list[str]:
+    found = ["--model_type", "tiny-llama", "--adapters", str(mine), "--infer_backend", backend]
+    return [*found, "--max_new_tokens", str(tokens), *FLAGS]
+
+
+def test_sample(mine: Path, backends: Iterator[str], tmp_path: Path) -> None:
+    """The greedy answer is that of pt; drawn ones differ from one another, and are the same again."""
+    data = write_rows(tmp_path / "rows.jsonl", [{"query": f"Say {n}.", "response": "x"} for n in range(3)])
+    words = ["--num_return_sequences", "2", "--add_zero_temperature", "true", "--seed", "3", "--overwrite", "true"]
+
+    def sampled(backend: str) -> list[list[str]]:
+        output = tmp_path / "out.jsonl"
+        assert perform("sample", [str(data), *flags(mine, backend, 8), *words, "--output", str(output)]) == 0
+        return [json.loads(line)["completions"] for line in output.read_text().splitlines()]
+
+    next(backends)
+    by_pt = sampled("pt")
+    backend = next(backends)
+    by_vllm = sampled(backend)
+    assert [len(one) for one in by_vllm] == [3, 3, 3]
+    assert [one[-1] for one in by_vllm] == [one[-1] for one in by_pt]
+    assert len({text for one in by_vllm for text in one[:2]}) == 6
+    assert sampled(backend) == by_vllm
+
+
+KINDS = {
+    "mt_bench": [{"question_id": 1, "category": "math", "turns": ["Add 1 and 1.", "And 2 more?"]}],
+    "arena_hard": [{"question_id": f"q{n}", "turns": [{"content": f"Say {n}."}]} for n in range(3)],
+    "alpaca_eval": [{"instruction": f"Say {n}.", "dataset": "d"} for n in range(3)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eval(kind: str, mine: Path, backends: Iterator[str], tmp_path: Path) -> None:
+    """Files of answers, but for their ids and times."""
+    asked = write_rows(tmp_path / "asked.jsonl", KINDS[kind])
+    if kind == "alpaca_eval":
+        asked.write_text(json.dumps(KINDS[kind]))
+    found = []
+    for backend in backends:
+        words = ["--eval_type", kind, "--questions", str(asked), "--model_id", "m", "--temperature", "0"]
+        assert perform("eval", [*words, "--output_dir", str(tmp_path / backend), *flags(mine, backend, 8)]) == 0
+        (file,) = (path for path in (tmp_path / backend / kind).rglob("m.json*") if "annotations" not in path.parts)
+        lines = [file.read_text()] if kind == "alpaca_eval" else file.read_text().splitlines()
+        found.append([without(json.loads(line), {"answer_id", "tstamp", "uid"}) for line in lines])
+    assert found[0] == found[1]
+
+
+def without(value: Any, names: set[str]) -> Any:
+    return {name: one for name, one in value.items() if name not in names} if isinstance(value, dict) else value

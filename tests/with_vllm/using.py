@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +33,7 @@ from swiftlike.engines.base import Request, Sampling
 from swiftlike.models.load import load_model, locate
 from swiftlike.models.tuning import add_lora
 from swiftlike.pipelines.serving import open_engine, open_model
+from tests.integration.runs import free_port
 
 NEEDS_VLLM = [
     pytest.mark.vllm,
@@ -39,6 +48,7 @@ COMMAND = Command(
     sections={"use": UseArgs, "generate": GenerateArgs, "engine": EngineArgs, "model": ModelArgs, "data": DataArgs},
 )
 USUAL = {"torch_dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+FLAGS = [word for name, value in USUAL.items() for word in (f"--{name}", str(value).lower())]
 GREEDY = Sampling(temperature=0, max_new_tokens=12)
 
 
@@ -96,17 +106,18 @@ def picture(folder: Path, width: int, height: int, colour: str = "red") -> Path:
     return path
 
 
-def by_transformers(pt: Any, request: Request) -> tuple[int, ...]:
-    """transformers' own greedy generation from the engine's prompt, on the weights of a pt engine."""
+def by_transformers(pt: Any, request: Request, net: Any = None) -> tuple[int, ...]:
+    """transformers' own greedy generation from the engine's prompt, on the weights of a pt engine or on a model."""
     prepared = pt.prompts.ids(request)
     pixels = pt.model.adapter.join(prepared.pictures) if prepared.images else {}
-    name = request.adapter or pt.served
-    pt.model.switch(pt.known_as.get(name, name))
+    if net is None:
+        name = request.adapter or pt.served
+        pt.model.switch(pt.known_as.get(name, name))
     prompt = torch.tensor([prepared.ids])
     if prepared.grids:  # M-RoPE: generation finds the pictures by it
         pixels["mm_token_type_ids"] = (prompt == pt.model.placeholder).int()
     with torch.no_grad():
-        out = pt.model.net.generate(
+        out = (net or pt.model.net).generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             do_sample=False,
@@ -116,3 +127,44 @@ def by_transformers(pt: Any, request: Request) -> tuple[int, ...]:
             **pixels,
         )
     return tuple(out[0, prompt.shape[1] :].tolist())
+
+
+Chat = Callable[..., dict[str, Any]]
+
+
+@contextlib.contextmanager
+def served(*words: str) -> Iterator[Chat]:
+    """`swiftlike deploy --infer_backend vllm`: asks for a greedy answer (HTTPError where it is refused). It ends as a
+    server does that is asked to."""
+    port = free_port()
+    command = [sys.executable, "-m", "swiftlike", "deploy", "--infer_backend", "vllm", "--port", str(port), *words]
+    server = subprocess.Popen([*command, *FLAGS], env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING"})
+
+    def chat(content: Any, most: int = 12, **more: Any) -> dict[str, Any]:
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": most, "return_token_ids": True}
+        url, kind = f"http://127.0.0.1:{port}/v1/chat/completions", {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body | more).encode(), kind)) as answer:
+            return json.load(answer)
+
+    try:
+        _wait_for(server, port)
+        yield chat
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+
+
+def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
+    until = time.monotonic() + 400
+    while time.monotonic() < until and server.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            return
+        time.sleep(0.5)
+    raise AssertionError("the server did not start")
+
+
+def parts(text: str, *pictures: Path) -> list[dict[str, Any]]:
+    """A message as OpenAI's chats have it: pictures, then text."""
+    urls = ["data:image/png;base64," + b64encode(one.read_bytes()).decode() for one in pictures]
+    return [*({"type": "image_url", "image_url": {"url": one}} for one in urls), {"type": "text", "text": text}]

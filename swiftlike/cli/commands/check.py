@@ -1,7 +1,6 @@
 """swiftlike check"""
 
-from swiftlike.args import consistency
-from swiftlike.args.check import CheckArgs
+from swiftlike.args.check import CheckArgs, problems
 from swiftlike.args.data import DataArgs
 from swiftlike.args.model import ModelArgs
 from swiftlike.cli.commands import COMMANDS
@@ -13,5 +12,5 @@ COMMAND = Command(
     target="swiftlike.pipelines.check:run",
     sections={"check": CheckArgs, "data": DataArgs, "model": ModelArgs},
     positional="dataset",
-    check=consistency.data,
+    check=problems,
 )

@@ -2,7 +2,7 @@
 
 from swiftlike.args.convert import ConvertArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="convert",
@@ -10,4 +10,5 @@ COMMAND = Command(
     target="swiftlike.pipelines.convert:run",
     sections={"convert": ConvertArgs},
     positional="from_to_input",
+    stage=Stage(output="rows.jsonl", flag="output"),
 )

@@ -6,7 +6,7 @@ from swiftlike.args.generate import EngineArgs, GenerateArgs, UseArgs
 from swiftlike.args.model import ModelArgs
 from swiftlike.args.score import JudgeArgs, PairwiseArgs, RuleArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="eval",
@@ -25,4 +25,5 @@ COMMAND = Command(
     },
     positional="dataset",
     check=problems,
+    stage=Stage(output=".", flag="output_dir"),
 )

@@ -4,7 +4,7 @@ from swiftlike.args.data import DataArgs
 from swiftlike.args.export import ExportArgs, ExportModelArgs, HubArgs, QuantArgs, problems
 from swiftlike.args.generate import UseArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="export",
@@ -19,4 +19,5 @@ COMMAND = Command(
         "data": DataArgs,
     },
     check=problems,
+    stage=Stage(output=".", flag="output_dir"),
 )

@@ -5,7 +5,7 @@ from swiftlike.args.data import DataArgs
 from swiftlike.args.generate import EngineArgs, GenerateArgs, UseArgs
 from swiftlike.args.model import ModelArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="infer",
@@ -21,4 +21,5 @@ COMMAND = Command(
     },
     check=infer.problems,
     distributed=True,
+    stage=Stage(output="results.jsonl", flag="result_path", resumes=True),
 )

@@ -7,7 +7,7 @@ from swiftlike.args.model import ModelArgs
 from swiftlike.args.rlhf import LossSections, RlhfArgs
 from swiftlike.args.train import TrainArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="rlhf",
@@ -17,4 +17,5 @@ COMMAND = Command(
     choose={"loss": ("rlhf_type", LossSections())},
     check=consistency.training,
     distributed=True,
+    stage=Stage(output=".", flag="output_dir", trains=True),
 )

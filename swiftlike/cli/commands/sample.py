@@ -4,8 +4,9 @@ from swiftlike.args.data import DataArgs
 from swiftlike.args.generate import EngineArgs, GenerateArgs, UseArgs
 from swiftlike.args.model import ModelArgs
 from swiftlike.args.sample import SampleArgs, problems
+from swiftlike.args.shards import ShardArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="sample",
@@ -13,6 +14,7 @@ COMMAND = Command(
     target="swiftlike.pipelines.sample:run",
     sections={
         "sample": SampleArgs,
+        "shards": ShardArgs,
         "use": UseArgs,
         "generate": GenerateArgs,
         "data": DataArgs,
@@ -22,4 +24,5 @@ COMMAND = Command(
     positional="dataset",
     check=problems,
     distributed=True,
+    stage=Stage(output="responses.jsonl", flag="output", resumes=True, sharded=True),
 )

@@ -4,8 +4,9 @@ from swiftlike.args.data import DataArgs
 from swiftlike.args.generate import EngineArgs, UseArgs
 from swiftlike.args.model import ModelArgs
 from swiftlike.args.score import JudgeArgs, PairwiseArgs, RuleArgs, ScoreArgs, problems
+from swiftlike.args.shards import ShardArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 
 COMMAND = Command(
     name="score",
@@ -13,6 +14,7 @@ COMMAND = Command(
     target="swiftlike.pipelines.score:run",
     sections={
         "score": ScoreArgs,
+        "shards": ShardArgs,
         "rule": RuleArgs,
         "judge": JudgeArgs,
         "pairwise": PairwiseArgs,
@@ -23,4 +25,6 @@ COMMAND = Command(
     },
     positional="dataset",
     check=problems,
+    distributed=True,
+    stage=Stage(output="scored.jsonl", flag="output", resumes=True, sharded=True),
 )

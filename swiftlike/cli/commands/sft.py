@@ -7,7 +7,7 @@ from swiftlike.args.model import ModelArgs
 from swiftlike.args.rlhf import SFT
 from swiftlike.args.train import TrainArgs
 from swiftlike.cli.commands import COMMANDS
-from swiftlike.core.declare import Command
+from swiftlike.core.declare import Command, Stage
 from swiftlike.losses import LOSSES
 
 COMMAND = Command(
@@ -23,4 +23,5 @@ COMMAND = Command(
     },
     check=consistency.training,
     distributed=True,
+    stage=Stage(output=".", flag="output_dir", trains=True),
 )

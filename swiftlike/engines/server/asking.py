@@ -66,7 +66,7 @@ def text_requests(body: Text, served: Served, adapter: str, most: int) -> list[R
     if len(prompts) * (body.n or 1) > MAX_ANSWERS:
         raise ApiError(400, f"prompts times n may be {MAX_ANSWERS}", param="prompt")
     for prompt in prompts:
-        fits(prompt if isinstance(prompt, str) else "", served, "prompt")
+        fits(prompt, served, "prompt")
     limit = body.max_tokens or served.defaults.max_new_tokens or _USUAL_TEXT_TOKENS
     sampling = _sampling(body, served, limit, _allowed(body.logprobs, most, "logprobs"))
     return [Request(prompt=prompt, sampling=sampling, adapter=adapter) for prompt in prompts]
@@ -108,11 +108,14 @@ def _allowed(logprobs: int | None, most: int, field: str) -> int | None:
     return logprobs
 
 
-def fits(text: str, served: Served, field: str) -> None:
+def fits(prompt: str | tuple[int, ...], served: Served, field: str) -> None:
     """ApiError 400 for a text so long that even the longest tokens could not bring it into the context: it is not
-    tokenised then, which would keep others waiting."""
-    if served.engine is not None and len(text) > served.engine.context * served.longest:
-        message = f"{len(text)} characters; prompt and answer may have {served.engine.context} tokens together"
+    tokenised then, which would keep others waiting. Likewise for too many token ids."""
+    if served.engine is None:
+        return
+    context, text = served.engine.context, isinstance(prompt, str)
+    if len(prompt) > context * (served.longest if text else 1):
+        message = f"{len(prompt)} {'characters' if text else 'tokens'}; prompt and answer may have {context} tokens"
         raise ApiError(400, message, param=field, code=_TOO_LONG)
 
 

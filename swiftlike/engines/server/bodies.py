@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.requests import Request
 
 from swiftlike.core.errors import suggestion
@@ -13,6 +13,7 @@ from swiftlike.engines.server.errors import ApiError
 MAX_ANSWERS = 128  # n of one request, over all its prompts
 _INT64 = 2**63 - 1
 _MESSAGES, _PARTS, _TOKENS = 4096, 256, 1 << 20
+_VALUES, _IDS = 1 << 15, 1 << 18  # of a body, keys included: reading them keeps all others waiting
 
 # Fields that change no answer: for whom, how it is paid, billed, kept or cached.
 NO_EFFECT = frozenset(
@@ -69,6 +70,15 @@ NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "audios": ([],),
 }
 Body = TypeVar("Body", bound="Asked")
+_Item = TypeVar("_Item")
+
+
+class _FirstMistake(FailFast):
+    __hash__ = object.__hash__  # unions of types ask for it
+
+
+# A list whose first mistake is told: an error for each of a million takes seconds, and gigabytes.
+Some = Annotated[list[_Item], _FirstMistake()]
 
 
 class _Strict(BaseModel):
@@ -105,8 +115,8 @@ class ChatMessage(_Strict):
     """A turn. An answer of this server may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart | ImagePart] | None = Field(None)
-    tool_calls: list[ToolCall] | None = None
+    content: str | Some[TextPart | ImagePart] | None = Field(None)
+    tool_calls: Some[ToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
     refusal: None = None
@@ -124,6 +134,7 @@ class Asked(BaseModel):
     """Any body. What it has beyond its fields is looked over in `parse`."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    most_values: ClassVar[int] = _VALUES
     model: str | None = Field(None, max_length=1024)
 
 
@@ -137,7 +148,7 @@ class Generation(Asked):
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    stop: str | list[str] | None = Field(None, max_length=4096)
+    stop: str | Some[str] | None = Field(None, max_length=4096)
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     seed: int | None = Field(None, ge=-(2**63), le=_INT64)
     stream: bool | None = None
@@ -147,13 +158,13 @@ class Generation(Asked):
 class Chat(Generation):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=_MESSAGES)
+    messages: Some[ChatMessage] = Field(min_length=1, max_length=_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
-    tools: list[dict[str, Any]] | None = Field(None, max_length=_PARTS)
+    tools: Some[dict[str, Any]] | None = Field(None, max_length=_PARTS)
     tool_choice: Literal["auto", "none"] | None = None
-    images: list[str] | None = Field(None, max_length=_PARTS)  # ms-swift: pictures of the <image> tags
+    images: Some[str] | None = Field(None, max_length=_PARTS)  # ms-swift: pictures of the <image> tags
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
 
@@ -161,22 +172,23 @@ class Chat(Generation):
 class Text(Generation):
     """POST /v1/completions"""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(max_length=_TOKENS << 5)
+    most_values = _IDS
+    prompt: str | Some[str] | Some[int] | Some[Some[int]] = Field(max_length=_TOKENS << 5)
     logprobs: int | None = Field(None, ge=0)
 
 
 class Score(Asked):
     """POST /score: is text_2 a good answer to text_1?"""
 
-    text_1: str | list[str] = Field(max_length=_TOKENS)
-    text_2: str | list[str] = Field(max_length=_TOKENS)
+    text_1: str | Some[str] = Field(max_length=_TOKENS)
+    text_2: str | Some[str] = Field(max_length=_TOKENS)
 
 
 class Pooling(Asked):
     """POST /pooling: a conversation that ends with the answer."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=_MESSAGES)
-    images: list[str] | None = Field(None, max_length=_PARTS)
+    messages: Some[ChatMessage] = Field(min_length=1, max_length=_MESSAGES)
+    images: Some[str] | None = Field(None, max_length=_PARTS)
 
 
 async def body_of(kind: type[Body], request: Request) -> Body:
@@ -192,6 +204,8 @@ async def body_of(kind: type[Body], request: Request) -> Body:
 
 def parse(kind: type[Body], data: bytes | bytearray) -> Body:
     """A body as `kind`. ApiError 400 that names the field which is wrong."""
+    if _values(data, kind.most_values) > kind.most_values:
+        raise ApiError(413, f"a body of this route may have {kind.most_values} values")
     try:
         body = kind.model_validate_json(data)
     except ValidationError as error:
@@ -205,6 +219,17 @@ def parse(kind: type[Body], data: bytes | bytearray) -> Body:
         if not any(type(value) is type(one) and value == one for one in NOT_OFFERED[name]):
             raise ApiError(400, f"{name} is not offered by this server", param=name, code="not_offered")
     return body
+
+
+def _values(data: bytes | bytearray, most: int) -> int:
+    """About how many keys and values a JSON text has; beyond `most` it is not counted to the end."""
+    if data.count(b",") + data.count(b'"') <= most:
+        return 0
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    texts = plain.count(b'"') // 2
+    if texts > most:
+        return texts
+    return texts + sum(part.count(b",") for part in plain.split(b'"')[::2])
 
 
 def _refusal(error: ValidationError, kind: type[BaseModel]) -> ApiError:

@@ -19,6 +19,7 @@ OPEN = ("/health", "/metrics")  # answered without a key, and in every phase
 BODY_SECONDS = 30.0  # that the next part of a body may take
 _LINGER_SECONDS = 2.0
 _BODIES = 4  # bodies of the largest size that are held at the same time
+_SMALL = 1 << 16  # bytes of a body that there is always room for: large bodies shall not keep small ones out
 Handler = Callable[[], Awaitable[None]]
 
 
@@ -43,7 +44,7 @@ class Guard:
                 await visit.refuse(error)
         finally:
             self.state.open -= 1
-            self.state.held -= visit.read
+            visit.forget()
             visit.note()
 
     def _admit(self, scope: Scope, visit: _Visit) -> None:
@@ -87,7 +88,7 @@ class _Visit:
         self.state.held += size
         if self.read > self.state.limits.max_body:
             raise _too_large(self.state)
-        if self.state.held > _BODIES * self.state.limits.max_body:
+        if self.read > _SMALL and self.state.held > _BODIES * self.state.limits.max_body:
             raise ApiError(429, "the bodies of other requests take all the room there is")
         self.complete = not message.get("more_body", False)
         return message
@@ -100,6 +101,7 @@ class _Visit:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
         elif self.status >= 400 and not message.get("more_body") and not self.complete and self._has_body:
             await self._send({**message, "more_body": True})
+            self.forget()
             await self._linger()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
@@ -119,6 +121,11 @@ class _Visit:
             left -= len(message.get("body", b""))
             if not message.get("more_body", False):
                 return
+
+    def forget(self) -> None:
+        """Give the body's room back."""
+        self.state.held -= self.read
+        self.read = 0
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import dataclasses as dc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +57,7 @@ class Pictures:
     def _bytes(self, url: str) -> Image:
         scheme = _scheme(url)
         if scheme == "data":
-            return Image("data:" + url[5:])
+            return _inline("data:" + url[5:])
         if scheme in ("http", "https"):
             return Image(fetch(url, max_bytes=self.max_bytes, hosts=self.hosts))
         if scheme == "file":
@@ -86,6 +88,17 @@ class Pictures:
         """Give the threads back; a download that hangs is not waited for."""
         self.downloads.shutdown(wait=False, cancel_futures=True)
         self.readers.shutdown(wait=False, cancel_futures=True)
+
+
+def _inline(url: str) -> Image:
+    """The bytes of a data URL, so that they are decoded once; what is not plain base64 is left to data.media."""
+    head, _, body = url.partition(",")
+    if not head.endswith(";base64"):
+        return Image(url)
+    try:
+        return Image(base64.b64decode(body, validate=True))
+    except (binascii.Error, ValueError):
+        return Image(url)
 
 
 def _scheme(url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -12,7 +13,8 @@ from typing import Any
 from swiftlike.datasets_registry.row import Turns
 from swiftlike.engines.base import Delta, Engine, Request
 
-_DECODING = threading.BoundedSemaphore(2)  # prompts with pictures that are prepared at a time: a picture may be large
+# Prompts with pictures that are prepared at a time: a picture may be large, and the model needs a core.
+_DECODING = threading.BoundedSemaphore(max((os.cpu_count() or 1) // 2, 1))
 
 
 class Running:
@@ -36,6 +38,8 @@ class Running:
             iterator = engine.stream(request)
         self._iterators[number] = iterator
         with contextlib.closing(iterator) if hasattr(iterator, "close") else contextlib.nullcontext():
+            if self._stopped.is_set():  # before the iterator was known to `stop`
+                return
             for delta in iterator:
                 if self._stopped.is_set():
                     return
@@ -57,7 +61,7 @@ class Running:
                 yield item
 
     def stop(self) -> None:
-        """End what still runs: at its next token, or at once where the engine's iterator can be closed from here."""
+        """End what still runs: at once where the engine's iterator can be closed from here, else at its next token."""
         self._stopped.set()
         for iterator in list(self._iterators.values()):
             with contextlib.suppress(ValueError, AttributeError):  # a generator that runs ends at its next token

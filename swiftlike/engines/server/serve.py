@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -20,17 +21,34 @@ from swiftlike.engines.server.state import DRAINING, READY, Served, State
 
 log = get_logger(__name__)
 HEADER_SECONDS = 30.0  # that a client may take for the head of a request
+_HEAD = 1 << 15  # bytes of a head
 _KEEP_ALIVE = 30
 _BACKLOG = 2048
 
 
 class Connection(H11Protocol):
-    """One client. A head that never ends does not hold the connection for ever."""
+    """One client. A head that never ends does not hold the connection for ever, and a large one is not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch."""
         super().connection_made(transport)
         self.loop.call_later(HEADER_SECONDS, self._watch, None)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on in pieces: a head's size is looked at where it is incomplete, and all of it may come at once."""
+        for start in range(0, len(data), _HEAD):
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + _HEAD])
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP. A request whose body turns out to be none gets no other answer beside it."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # an answer has begun already
+            self.transport.close()
 
     def _watch(self, before: Any) -> None:
         """Close it when nothing but bytes of a head has come since the last look."""
@@ -90,7 +108,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     config = uvicorn.Config(
         app, http=Connection, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
-        server_header=False, timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=2, **tls,
+        server_header=False, timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=_HEAD, **tls,
     )  # fmt: skip
     server = Server(config, state, lambda: loop.call_soon_threadsafe(stopping.set))
     serving = asyncio.create_task(server.serve(sockets=[sock]))

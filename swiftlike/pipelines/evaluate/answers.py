@@ -13,6 +13,7 @@ from swiftlike.core.merge import Run
 from swiftlike.data.files import read_file
 from swiftlike.data.load import sources_of
 from swiftlike.data.report import Reasons
+from swiftlike.datasets_registry.apo import samples_of
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.columns import SCORES
 from swiftlike.datasets_registry.kinds import LeftOut
@@ -69,6 +70,21 @@ def _record(group: Group, k: int) -> dict[str, Any]:
     lists = [value for name in SCORES if isinstance(value := group.record.get(name), list)]
     fitting = [value for value in lists if len(value) == group.row.size]
     return kept | ({_SCORES: [fitting[0][k]]} if fitting else {})
+
+
+def rewards_of(group: Group) -> list[float]:
+    """The scores that a record brought along for its answers, also APO's by the name of the answer; none where it has
+    none. BadRow when they are not one number for each."""
+    record = group.record
+    found = next((record[name] for name in ("rewards", *SCORES) if record.get(name) not in (None, [], {})), [])
+    if isinstance(found, Mapping):
+        return [float(found[key]) for key in samples_of(record) if found.get(key) is not None]
+    numbers = found if isinstance(found, list) else [found]
+    if numbers and len(numbers) != group.row.size:
+        raise BadRow("scores do not match answers", f"{group.row.size} answers, {len(numbers)} scores")
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers):
+        raise BadRow("scores are not numbers", str(numbers)[:80])
+    return [float(one) for one in numbers]
 
 
 def key_of(prompt: Turns) -> Key:

@@ -8,6 +8,7 @@ from swiftlike.core.merge import Run
 _KINDS = {
     "reward": "swiftlike.pipelines.evaluate.reward:run",
     "preference": "swiftlike.pipelines.evaluate.preference:run",
+    "kl": "swiftlike.pipelines.evaluate.kl:run",
     "win_rate": "swiftlike.pipelines.evaluate.win_rate:run",
     "alpaca_eval": "swiftlike.pipelines.evaluate.benchmark:run",
     "mt_bench": "swiftlike.pipelines.evaluate.benchmark:run",

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses as dc
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
-from swiftlike.data.collate import Collator
 from swiftlike.losses.base import GroupLogps, Loss, LossCard
 from swiftlike.losses.terms import pair_difference, widened
-from swiftlike.models.logps import add_scoring
-from swiftlike.models.reference import AdapterOff, FrozenCopy, Reference
+from swiftlike.pipelines.evaluate.policies import measure_of, reference_of
 from swiftlike.pipelines.evaluate.results import Values, model_facts, publish
-from swiftlike.pipelines.evaluate.rows import Measure, evaluate, read
-from swiftlike.pipelines.infer.batch import adapter_of
+from swiftlike.pipelines.evaluate.rows import evaluate, read
 from swiftlike.pipelines.prepare import encoder
-from swiftlike.pipelines.serving import Opened, open_engine, open_model
+from swiftlike.pipelines.serving import open_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,18 +61,10 @@ def run(run: Run) -> int:
     opened = open_model(run)
     run = opened.run
     rows = read(run, opened, "pair", encoder(run, opened.checkpoint, every=False))
-    model = _loaded(run, opened)
-    reference = _reference(run, opened)
-    checkpoint = opened.checkpoint
-    collate = Collator(
-        pad_id=checkpoint.tokenizer.pad_token_id,
-        layout=checkpoint.layout,
-        adapter=checkpoint.adapter,
-        placeholder=model.placeholder,
-    )
+    reference = reference_of(run, opened)
     args = Args(run.eval.beta if reference is not None else None)
-    what = Measure(card=CARD, args=args, model=model.net, collate=collate, reference=reference)
-    found = evaluate(run, checkpoint, rows.groups, what).means
+    what = measure_of(run, opened, CARD, args, reference)
+    found = evaluate(run, opened.checkpoint, rows.groups, what).means
     values: Values = {**model_facts(opened), **rows.facts()}
     values |= {name: found[name] for name in _LOGPS}
     if reference is not None:
@@ -85,25 +72,3 @@ def run(run: Run) -> int:
         values |= {"reference": asked, "beta": run.eval.beta} | {name: found[name] for name in _REWARDS}
     publish(run, values)
     return 0
-
-
-def _loaded(run: Run, opened: Opened) -> Any:
-    """The weights, as the pt engine loads them, able to score tokens."""
-    engine: Any = open_engine(run.replace("eval", infer_backend="pt"), opened)
-    name = adapter_of(opened)
-    engine.model.switch(engine.known_as.get(name, name))
-    add_scoring(engine.model.base)
-    return engine.model
-
-
-def _reference(run: Run, opened: Opened) -> Reference | None:
-    name = run.eval.ref_model
-    if not name:
-        return AdapterOff() if opened.adapters and not run.use.merge_lora else None
-    there = Path(name).expanduser().is_dir()
-    named: dict[str, Any] = {"ckpt_dir": name} if there else {"ckpt_dir": None, "model": name, "model_type": None}
-    other_run = run.replace("--ref_model", adapters=[], merge_lora=False, **named)
-    other = open_model(other_run)
-    if other.checkpoint.tokenizer.get_vocab() != opened.checkpoint.tokenizer.get_vocab():
-        raise UserError(f"--ref_model {name} has another tokenizer than {opened.model_folder}")
-    return FrozenCopy(_loaded(other.run, other).net)

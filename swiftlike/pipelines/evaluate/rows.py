@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.data.check import Problem
 from swiftlike.data.encode import Encoded, Encoder
 from swiftlike.data.load import load_rows
+from swiftlike.datasets_registry.row import Row
 from swiftlike.losses.base import LossCard
 from swiftlike.pipelines.prepare import UNLIMITED, Checkpoint, encode_rows, settle
 from swiftlike.pipelines.records import SEED
@@ -37,24 +38,41 @@ class Read:
         return {"rows": len(self.groups), "bad_rows": dict(self.bad), "left_out": dict(self.left_out)}
 
 
+@dc.dataclass(frozen=True)
+class Gone:
+    """Rows that were not encoded: bad ones, and good ones that give nothing, by reason."""
+
+    bad: Sequence[Problem]
+    left_out: Mapping[str, int]
+
+
 def read(run: Run, opened: Any, kind: str, encode: Encoder) -> Read:
     """Rows of `--dataset` and `--val_dataset`, none drawn away for training. Bad ones are counted, or stop the run with
     `--on_bad_row error`. Without `--max_length` the model's own limit is the limit."""
-    encode = dc.replace(encode, max_length=_limit(run, opened))
-    if run.origin.get("on_bad_row", DEFAULT) == DEFAULT:
-        run = run.replace("eval", on_bad_row="drop")
+    run = dropping(run)
     data = dc.replace(run.data, dataset=[], val_dataset=[*run.data.dataset, *run.data.val_dataset])
     loaded = load_rows(data, kind, SEED, "hf" if run.model.use_hf else "ms")
     for line in loaded.report.as_text().splitlines():
         log.info("%s", line)
-    groups, problems = encode_rows(encode, loaded.val, run.data.dataset_num_proc)
-    settle(problems, run, "data")
-    if not groups:
-        raise UserError(f"no row is left to measure {run.eval.eval_type} on")
     left_out: Counter[str] = Counter()
     for one in loaded.report.datasets:
         left_out += one.left_out.counts
-    return Read(groups, _kinds([*loaded.report.problems, *problems]), left_out)
+    return encoded(run, opened, encode, loaded.val, Gone(loaded.report.problems, left_out))
+
+
+def dropping(run: Run) -> Run:
+    """The run, bad rows being counted unless it says otherwise."""
+    asked = run.origin.get("on_bad_row", DEFAULT) != DEFAULT
+    return run if asked else run.replace("eval", on_bad_row="drop")
+
+
+def encoded(run: Run, opened: Any, encode: Encoder, rows: Sequence[Row], gone: Gone) -> Read:
+    """The rows that fit the model, with an account of the others and of those that were `gone` before."""
+    groups, problems = encode_rows(dc.replace(encode, max_length=_limit(run, opened)), rows, run.data.dataset_num_proc)
+    settle(problems, run, "data")
+    if not groups:
+        raise UserError(f"no row is left to measure {run.eval.eval_type} on")
+    return Read(groups, _kinds([*gone.bad, *problems]), gone.left_out)
 
 
 def _limit(run: Run, opened: Any) -> int:

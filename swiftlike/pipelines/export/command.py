@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swiftlike.args.export import changes_weights
-from swiftlike.core.files import named_folders
+from swiftlike.core.files import named_folders, newest_checkpoint
 from swiftlike.core.merge import Run
 from swiftlike.pipelines.export import layouts
 from swiftlike.pipelines.export.folders import copy_clean, keep_args, leave_record, new_folder
@@ -79,7 +79,9 @@ def _local(run: Run) -> Path | None:
 
 
 def _layout_folder(run: Run) -> Path:
-    return Path(run.use.ckpt_dir or named_folders(run.use.adapters)[0][1]).expanduser().absolute()
+    """The adapter's folder; of a run folder its newest checkpoint."""
+    folder = Path(run.use.ckpt_dir or named_folders(run.use.adapters)[0][1]).expanduser().absolute()
+    return (newest_checkpoint(folder) if folder.is_dir() else None) or folder
 
 
 def _copy(run: Run, source: Path, draft: Path) -> None:

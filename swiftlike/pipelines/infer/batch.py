@@ -16,7 +16,7 @@ from swiftlike.engines.base import Answer, Engine, Request, Sampling, Scorer
 from swiftlike.models.placement import local_processes
 from swiftlike.pipelines.infer.progress import Progress, count
 from swiftlike.pipelines.infer.records import Record, answered, conversation, scored
-from swiftlike.pipelines.infer.results import Claim, Lines, new_path, notes_of
+from swiftlike.pipelines.infer.results import Claim, Lines, errors_in, new_path, notes_of
 from swiftlike.pipelines.infer.rows import Asked, digest, of_training, read_rows
 from swiftlike.pipelines.serving import Opened, open_engine, open_scorer
 
@@ -225,7 +225,8 @@ def _together(progress: Progress) -> dict[str, int]:
 
 
 def _summary(total: dict[str, int], before: int, seconds: float, path: Path) -> None:
-    earlier = f" ({before} were there before)" if before else ""
+    wrong = errors_in(path) - total["errors"] if before else 0
+    earlier = f" ({before} were there before{f', {wrong} of them without an answer' * bool(wrong)})" if before else ""
     speed = f", {count(total['tokens'], 'token')}, {total['tokens'] / seconds:.1f} tokens/s" if total["tokens"] else ""
     log.info(
         "finished: %s%s, %s, %.1f s%s",

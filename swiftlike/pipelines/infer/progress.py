@@ -59,7 +59,10 @@ class Progress:
 
     def _speed(self) -> str:
         failed = f"  {count(self.errors, 'error')}" if self.errors else ""
-        return f"{self.tokens / self.seconds:.0f} tokens/s{failed}"
+        speed = (
+            f"{self.tokens / self.seconds:.0f} tokens/s" if self.tokens else f"{self.rows / self.seconds:.1f} rows/s"
+        )
+        return speed + failed
 
 
 def count(number: int, word: str) -> str:

@@ -81,7 +81,7 @@ class Claim:
             raise UserError(
                 f"{self.path} holds answers of another run:",
                 hint="give another --result_path, or the same flags and data as before",
-                problems=[f"{name}: {before.get(name)!r} there, now {facts.get(name)!r}" for name in changed],
+                problems=[line for name in changed for line in _difference(name, before.get(name), facts.get(name))],
             )
 
     def close(self) -> None:
@@ -94,6 +94,14 @@ class Claim:
             self.path.unlink()
             notes_of(self.path).unlink()
         self.close()
+
+
+def _difference(name: str, there: Any, now: Any) -> list[str]:
+    """Lines that say what changed; of several values under one name only those that did."""
+    if not (isinstance(there, dict) and isinstance(now, dict)):
+        return [f"{name}: {there!r} there, now {now!r}"]
+    keys = [key for key in {**there, **now} if there.get(key) != now.get(key)]
+    return [line for key in keys for line in _difference(f"{name}: {key}", there.get(key), now.get(key))]
 
 
 class Lines:
@@ -154,3 +162,9 @@ def read_indices(path: Path) -> Iterator[int]:
                 raise UserError(f"{path}:{number}: row {index} is there twice, first in line {seen[index]}")
             seen[index] = number
             yield index
+
+
+def errors_in(path: Path) -> int:
+    """Rows of a file of answers that have none."""
+    with path.open(encoding="utf-8") as file:
+        return sum(json.loads(line).get("error") is not None for line in file)

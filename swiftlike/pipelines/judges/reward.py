@@ -13,13 +13,24 @@ from swiftlike.pipelines.serving import open_model, open_scorer
 
 
 class RewardScorer:
-    """All answers of all groups are scored together."""
+    """The answers of a group are scored together, or those of all groups.
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
+    What is computed together changes the last digits of a reward. A group by itself has the same rewards whatever else
+    the data holds, and where a run was stopped or split.
+    """
+
+    def __init__(self, scorer: Scorer, *, together: bool = False) -> None:
+        self.scorer, self.together = scorer, together
 
     def score(self, groups: Sequence[Group], done: Done) -> None:
         """A group is an error when none of its answers has a reward."""
+        if self.together:
+            self._score(groups, done)
+            return
+        for g, group in enumerate(groups):
+            self._score([group], lambda _, scores, g=g: done(g, scores))
+
+    def _score(self, groups: Sequence[Group], done: Done) -> None:
         places = [(g, k) for g, group in enumerate(groups) for k in range(group.row.size)]
         scores: list[Scores] = [[None] * group.row.size for group in groups]
         left = [group.row.size for group in groups]
@@ -48,7 +59,7 @@ def _open(run: Run) -> RewardScorer:
             f"{opened.model_folder} is not a reward model",
             hint="train one with `swiftlike rlhf --rlhf_type rm`, or see --scorer",
         )
-    return RewardScorer(open_scorer(run, opened))
+    return RewardScorer(open_scorer(run, opened), together=run.engine.max_batch_size is not None)
 
 
 CARD = ScorerCard(name="reward", help="a reward model", open=_open)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses as dc
 import functools
 import io
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import torch
 
 from swiftlike.data.template import Template
 from swiftlike.datasets_registry.row import Image, Message, Turns
+from swiftlike.engines import batch
 from swiftlike.engines.base import Answer, Delta, Request, Sampling
 from swiftlike.engines.batch import Model
 from swiftlike.engines.prompts import Prompts
@@ -299,6 +302,51 @@ def test_closing_a_stream_ends_its_generation() -> None:
     closing.join(30)
     with pytest.raises(ValueError, match="closed"):
         on.generate(asked("llama")[:1])
+
+
+def test_a_stream_that_waits_is_closed_from_another_thread_and_leaves_at_once() -> None:
+    on = engine(context=100_000, room=Room(rows=1))
+    endless = Request(prompt=(40, 50), sampling=Sampling(temperature=0.0, n=2))
+    on.prompts.__dict__["ends"] = frozenset()
+    on.own.eos_token_id = None
+    running, waiting, heard = on.stream(dc.replace(endless, sampling=Sampling(temperature=0.0))), on.stream(endless), []
+    next(running)
+    assert on.load == (1, 2)
+    reader = threading.Thread(target=lambda: heard.extend(waiting))
+    reader.start()
+    waiting.close()
+    assert on.load == (1, 0)
+    reader.join(60)
+    assert not reader.is_alive()
+    assert heard == []
+    next(running)
+    waiting.close()
+    running.close()
+    assert list(running) == []
+    on.close()
+
+
+@pytest.mark.parametrize("name", [*families.TEXT, "qwen2_5_vl"])
+def test_long_prompts_are_read_in_parts_between_tokens_of_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(batch.PART, "cpu", 16)
+    on, sizes = engine(name), []
+    requests = asked(name)[:4]  # pictures are read in one pass
+    expected = [plain(on, request) for request in requests]
+    on.prompts.__dict__["ends"] = frozenset()
+    on.own.eos_token_id = None
+    other = on.stream(Request(prompt=(40, 50), sampling=Sampling(temperature=0.0)))
+    next(other)
+    handle = on.model.net.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    for request, answer in zip(requests, expected, strict=True):
+        found = list(on.generate([request])[0].completions[0].ids)
+        assert found[: len(answer)] == answer
+    handle.remove()
+    other.close()
+    on.close()
+    assert max(columns for _, columns in sizes) == 16
+    assert all(after == (1, 1) for before, after in itertools.pairwise(sizes) if before == (1, 16))
 
 
 def test_an_error_of_the_model_ends_the_answers_that_it_hit_and_no_others() -> None:

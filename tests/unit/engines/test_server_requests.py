@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from swiftlike.engines.base import Delta, Request, Sampling
 from swiftlike.engines.server.app import build
-from swiftlike.engines.server.bodies import NOT_OFFERED, Chat, parse
+from swiftlike.engines.server.bodies import NOT_OFFERED, Chat, Text, parse
 from swiftlike.engines.server.errors import ApiError
 from swiftlike.engines.server.pictures import Pictures
 from swiftlike.engines.server.state import DRAINING, READY, STARTING, Limits, Served, State
@@ -162,11 +163,35 @@ def test_an_error_of_the_engine_is_one_answer_without_details() -> None:
     assert (held.open, held.answers, held.held) == (0, 0, 0)
 
 
-def test_bodies_share_their_room() -> None:
-    held = state(max_body=1000)
-    held.held = 3900
-    assert post(held, "/v1/chat/completions", ASKED | {"user": "x" * 200}).status_code == 429
-    assert held.held == 3900
+def test_large_bodies_share_their_room_and_leave_small_ones_theirs() -> None:
+    held = state(max_body=1 << 17)
+    held.held = taken = 4 << 17
+    assert post(held, "/v1/chat/completions", ASKED | {"user": "x" * 70_000}).status_code == 429
+    assert post(held, "/v1/chat/completions", ASKED).status_code == 200
+    assert held.held == taken
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": 'a,"b\\' * 40_000}]}, 400),
+        ("/v1/chat/completions", ASKED | {"metadata": {"x": 'a,"b\\' * 40_000}}, 200),
+        ("/v1/chat/completions", ASKED | {"metadata": {str(i): 1 for i in range(40_000)}}, 413),
+        ("/v1/chat/completions", ASKED | {"metadata": [0] * 40_000}, 413),
+        ("/v1/chat/completions", ASKED | {"stop": [0] * 30_000}, 400),
+        ("/v1/completions", {"prompt": [0] * 40_000}, 400),
+        ("/v1/completions", {"prompt": [0] * 300_000}, 413),
+        ("/v1/completions", {"prompt": [0] * 1_000}, 200),
+    ],
+)
+def test_bodies_of_very_many_values_are_not_read(path: str, fields: dict[str, Any], status: int) -> None:
+    assert post(state(), path, fields).status_code == status
+
+
+def test_of_very_many_mistakes_one_is_told() -> None:
+    with pytest.raises(ValidationError) as error:
+        Text.model_validate_json(json.dumps({"prompt": [*[0] * 20_000, None, *["x"] * 20_000]}))
+    assert error.value.error_count() < 10
 
 
 def test_the_reply_names_who_answered() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
+from tokenizers.decoders import DecodeStream
 
-from swiftlike.engines.text import Text
+from swiftlike.engines.text import Text, whole
 from tests import families
 
 TOKENIZERS = {
@@ -39,11 +40,26 @@ def test_deltas_make_up_the_whole_text_and_hold_whole_characters(name: str, said
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_random_tokens_lose_nothing(name: str) -> None:
-    """Bytes that never become a character are shown as decoding everything at once shows them."""
+    """Bytes that never become a character are shown as decoding everything at once shows them, but not at the end."""
     tokenizer, chance = TOKENIZERS[name], random.Random(0)
     for _ in range(50):
         ids = [chance.randrange(len(tokenizer)) for _ in range(20)]
-        assert "".join(deltas(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
+        text, at_once = "".join(deltas(tokenizer, ids)), tokenizer.decode(ids, skip_special_tokens=True)
+        assert text == whole(tokenizer, ids)
+        assert at_once.startswith(text)
+        assert not text.endswith("\ufffd")
+        assert at_once.endswith("\ufffd") or text == at_once
+
+
+@pytest.mark.parametrize(("said", "shown"), [("ok 🙂", "ok "), ("naïve", "naïve"), ("日本", "日"), ("🙂", "")])
+def test_a_character_that_is_cut_is_not_shown(said: str, shown: str) -> None:
+    """The same for our engines, streamed or not, and for vLLM's server, which decodes by this stream of tokenizers."""
+    tokenizer = TOKENIZERS["byte"]
+    ids = tokenizer(said)["input_ids"]
+    cut = ids if said == shown else ids[:-1]
+    stream = DecodeStream(skip_special_tokens=True)
+    server = "".join(stream.step(tokenizer.backend_tokenizer, token) or "" for token in cut)
+    assert "".join(deltas(tokenizer, cut)) == whole(tokenizer, cut) == server == shown
 
 
 @pytest.mark.parametrize(
@@ -71,4 +87,4 @@ def test_an_answer_that_goes_on_keeps_its_first_space() -> None:
     tokenizer = TOKENIZERS["first"]
     before, after = tokenizer("It is")["input_ids"], tokenizer.convert_tokens_to_ids(["▁", "r", "e", "d"])
     assert "".join(deltas(tokenizer, after)) == "red"
-    assert "".join(deltas(tokenizer, after, context=before)) == " red"
+    assert "".join(deltas(tokenizer, after, context=before)) == whole(tokenizer, after, before) == " red"

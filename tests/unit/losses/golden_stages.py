@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Message
+from swiftlike.datasets_registry.shapes import to_row
 from swiftlike.model_registry.aipo import aipo_text
+from swiftlike.pipelines.filter_pairs import first_pair
 from swiftlike.stages.evaluation import arena_hard
 from swiftlike.stages.evaluation.summary import summarise
 from swiftlike.stages.generation import filter_prompt, generation_row
 from swiftlike.stages.instructions import Parsing, parse, prompt_text
-from swiftlike.stages.pair_filters import dpo_row, fits, has_no_url
+from swiftlike.stages.pair_filters import fits, has_no_url
 from swiftlike.stages.ranking import preference_pair
-from swiftlike.stages.self_instruct import SelfInstruct, self_instruct, shard_target
+from swiftlike.stages.self_instruct import Asked, Pool, SelfInstruct, self_instruct
 from swiftlike.stages.shards import chunk
 
 from .golden import Adapter, Case
@@ -45,23 +47,23 @@ def run_loop(case: Case) -> Case:
     calls: list[dict[str, Any]] = []
     given = 0
 
-    def generate(prompts: list[str], stop: list[str]) -> list[str]:
+    def generate(asked: Mapping[int, Asked]) -> dict[int, list[str]]:
         nonlocal given
-        calls.append({"n_prompts": len(prompts), "stop": stop, "first_prompt": prompts[0]})
-        texts = inputs["scripted_outputs"]
+        prompts, texts = asked[0].prompts, inputs["scripted_outputs"]
+        calls.append({"n_prompts": len(prompts), "stop": asked[0].stops, "first_prompt": prompts[0]})
         given += len(prompts)
-        return [texts[i % len(texts)] for i in range(given - len(prompts), given)]
+        return {0: [texts[i % len(texts)] for i in range(given - len(prompts), given)]}
 
     names = ("n_prompt_instructions", "n_machine_instructions", "max_n_generate_instructions", "mini_group_size")
     options = SelfInstruct(
-        target=shard_target(params["n_instructions_to_generate_total"], params["num_shards"]),
+        target=params["n_instructions_to_generate_total"] // params["num_shards"],
         parsing=Parsing(parser="v1"),
         dedup=False,
         **{name: params[name] for name in names},
     )
     random = Random(params["python_random_seed"])
-    rows = self_instruct({0: inputs["pool"]}, options, generate=generate, random=random, count=words)
-    return {"rows": rows, "calls": calls}
+    pool = Pool(inputs["pool"], options, random=random, count=words, seeds_of_all=options.known(inputs["pool"]))
+    return {"rows": self_instruct({0: pool}, generate), "calls": calls}
 
 
 def run_pair(case: Case) -> Case:
@@ -103,7 +105,8 @@ def run_template(case: Case) -> Case:
 
 def run_dpo_row(case: Case) -> Case:
     try:
-        return {"row": dpo_row(case["inputs"]["example"], roles)}
+        row, _ = to_row(case["inputs"]["example"], "pair")
+        return {"row": first_pair(row, roles)[1]}
     except BadRow:
         return {"row": {"error": "AssertionError"}}
 

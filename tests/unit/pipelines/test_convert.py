@@ -192,7 +192,7 @@ def test_everything_that_is_not_written_is_counted(caplog: pytest.LogCaptureFixt
         "1 no pair in it (first: a.jsonl:7:",
         "left out 1: 1 a tie: all scores are equal (first: a.jsonl:5)",
         "not carried over: system prompts (1 rows), column id",
-        "2 rows of exo_preference in out.jsonl",
+        "2 rows of exo_preference in out.jsonl, without 4 that cannot be used",
     ):
         assert text in caplog.text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from swiftlike.core.errors import UserError
-from swiftlike.pipelines.infer.results import Claim, Lines, new_path, notes_of, read_indices
+from swiftlike.pipelines.infer.results import Claim, Lines, errors_in, new_path, notes_of, read_indices
 
 FACTS = {"model": "m", "sampling": {"stop": ("a", "b")}}
 
@@ -81,6 +81,20 @@ def test_answers_of_another_run_are_refused_and_left_alone(path: Path) -> None:
     assert caught.value.problems == ("model: 'm' there, now 'other'", "more: None there, now 1")
     assert path.read_bytes() == before
     assert Claim(path, FACTS).done == {0, 2}
+
+
+def test_of_many_values_those_that_changed_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    Claim(path, {"sampling": {"top_k": 5, "temperature": 0.9}}).close()
+    with pytest.raises(UserError) as caught:
+        Claim(path, {"sampling": {"top_k": 5, "temperature": 0.5}})
+    assert caught.value.problems == ("sampling: temperature: 0.9 there, now 0.5",)
+
+
+def test_errors_of_a_file_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"index": 0, "error": "bad"}\n{"index": 1, "error": null}\n')
+    assert errors_in(path) == 1
 
 
 def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:

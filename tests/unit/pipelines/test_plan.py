@@ -124,6 +124,8 @@ def test_disk_is_about_what_checkpoints_take(folders: Path) -> None:
     assert planned(folders, "llama", "--save_total_limit", "3").disk == 3 * 12 * planned(folders, "llama").trainable
     full = planned(folders, "llama", "--sft_type", "full", "--save_total_limit", "1")
     assert full.disk == 12 * full.parameters
+    words = ("--gradient_accumulation_steps", "1", "--num_save_checkpoint", "4")
+    assert planned(folders, "llama", *words).disk == 4 * 12 * planned(folders, "llama").trainable
 
 
 def test_words(folders: Path) -> None:

@@ -21,9 +21,10 @@ from swiftlike.datasets_registry.shapes import to_row
 from swiftlike.pipelines.answers import in_conversation, in_text
 from swiftlike.pipelines.journal import Journal, digest
 from swiftlike.pipelines.records import Account, errors_file, read_records
-from swiftlike.pipelines.sample import requests_of, seed_of, shard_of
+from swiftlike.pipelines.sample import requests_of, seed_of
 from swiftlike.pipelines.sample_rows import Reader, Sampled, Writer
 from swiftlike.pipelines.serving import open_model
+from swiftlike.pipelines.shards import shard_of
 
 PAIR = {"query": "Name a fruit.", "response": "A plum.", "rejected_response": "A saw."}
 CHAT = {"system": "Be brief.", "history": [["Hello.", "Hi!"]], "query": "Name a tree.", "response": "Oak."}
@@ -41,8 +42,8 @@ def asked(place: Path, *flags: str, rows: Any = (PAIR,), env: Any = None) -> Run
 def written(run: Run, sampled: Sampled) -> list[dict[str, Any]]:
     template = open_model(run).checkpoint.template
     read = Reader(run, template)
-    write = Writer(run, template, Path(run.sample.output).parent, lambda names: None)
-    return [write(read(one), sampled) for one in read_records(run, None)]
+    write = Writer(run, template, Path(run.sample.output).parent)
+    return [write(read(one), sampled)[0] for one in read_records(run, None)]
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def test_seeds_depend_on_every_number_and_on_nothing_else() -> None:
     ],
 )
 def test_pieces_are_counted_over_machines_and_their_processes(tmp_path, flags, env, expected) -> None:
-    assert shard_of(asked(tmp_path, *flags).sample, env) == expected
+    assert shard_of(asked(tmp_path, *flags).shards, env) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_pieces_are_counted_over_machines_and_their_processes(tmp_path, flags, e
 )
 def test_pieces_that_do_not_exist_are_refused(tmp_path: Path, env: dict[str, str]) -> None:
     with pytest.raises(UserError):
-        shard_of(asked(tmp_path).sample, env)
+        shard_of(asked(tmp_path).shards, env)
 
 
 @pytest.mark.parametrize(
@@ -286,12 +287,26 @@ def test_half_a_first_line_starts_over(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named(tmp_path: Path) -> None:
-    begin(tmp_path, seed=1, model="m").close()
+    first = begin(tmp_path, seed=1, model="m")
+    first.add(1, "aa", {"record": 1})
+    first.close()
     with pytest.raises(UserError, match="seed: 1 then, 2 now") as refused:
         begin(tmp_path, seed=2, model="m")
     assert "model" not in str(refused.value)
     Journal(tmp_path / "out.jsonl", {"seed": 2}, overwrite=True).close()
     begin(tmp_path, seed=2).close()
+
+
+def test_without_a_result_other_settings_are_not_in_the_way(tmp_path: Path) -> None:
+    first = begin(tmp_path, seed=1)
+    first.add(1, "aa", {"error": "no such column"})
+    kept = first.path.read_bytes()
+    first.close()
+    assert not first.path.exists()
+    first.path.write_bytes(kept)  # as a kill leaves it
+    second = begin(tmp_path, seed=2)
+    assert second.get(1, "aa") is None
+    second.close()
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:

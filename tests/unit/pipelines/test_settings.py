@@ -22,6 +22,7 @@ from swiftlike.pipelines.settings import (
     engine,
     interval,
     seeded,
+    spaced_steps,
     total_steps,
     training_arguments,
 )
@@ -116,6 +117,20 @@ def test_workers_only_where_they_have_work(pictures: bool, words: list[str], wan
 )
 def test_interval(value: float, steps: int, wanted: int) -> None:
     assert interval(value, steps) == wanted
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "wanted"), [(3, 7, (2, 4, 7)), (4, 8, (2, 4, 6, 8)), (1, 5, (5,)), (5, 5, (1, 2, 3, 4, 5))]
+)
+def test_checkpoints_are_evenly_spaced(count: int, steps: int, wanted: tuple[int, ...]) -> None:
+    words = ("--num_save_checkpoint", str(count), "--batch_size", "2", "--gradient_accumulation_steps", "4")
+    run = decided(*words)
+    assert spaced_steps(run, 8 * steps - 3) == wanted
+    assert spaced_steps(decided(*words, "--max_steps", str(steps)), 1000) == wanted
+    assert run.train.save_total_limit is None  # all are kept
+    with pytest.raises(UserError, match=f"{steps + 1}: this run has {steps} optimiser steps only"):
+        spaced_steps(run.replace("test", num_save_checkpoint=steps + 1), 8 * steps)
+    assert spaced_steps(decided("--max_steps", "5"), 8) == ()
 
 
 class Line(torch.nn.Module):

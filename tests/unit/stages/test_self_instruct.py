@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable, Mapping, Sequence
+from zlib import crc32
 
 import pytest
 
 from swiftlike.core.errors import UserError
 from swiftlike.stages.instructions import Parsing
-from swiftlike.stages.self_instruct import Generate, SelfInstruct, self_instruct, shard_random, shard_target
+from swiftlike.stages.self_instruct import Asked, Pool, SelfInstruct, pool_random, self_instruct, shares
 
 from .words import words
 
 POOL = [f"Seed number {i} is about something" for i in range(12)]
 SAME = " Explain the water cycle to a child\n10. Explain the water cycle to a child"
+
+
+Answers = Callable[[list[str], list[str]], Sequence[str]]  # prompts of all pools and stop strings to answers
 
 
 def made(options: SelfInstruct, answer: Callable[[str], str], pools: dict[int, Sequence[str]] | None = None) -> list:
@@ -25,8 +28,20 @@ def made(options: SelfInstruct, answer: Callable[[str], str], pools: dict[int, S
     return run(options, generate, pools)
 
 
-def run(options: SelfInstruct, generate: Generate, pools: dict[int, Sequence[str]] | None = None) -> list:
-    return self_instruct(pools or {0: POOL}, options, generate=generate, random=Random(1), count=words)
+def run(options: SelfInstruct, generate: Answers, pools: dict[int, Sequence[str]] | None = None) -> list:
+    def together(asked: Mapping[int, Asked]) -> dict[int, list[str]]:
+        sizes = {number: len(one.prompts) for number, one in asked.items()}
+        stops = next(iter(asked.values())).stops
+        answers = iter(generate([prompt for one in asked.values() for prompt in one.prompts], stops))
+        return {number: [next(answers) for _ in range(size)] for number, size in sizes.items()}
+
+    pools = pools or {0: POOL}
+    return self_instruct({number: growing(seeds, options, number, pools) for number, seeds in pools.items()}, together)
+
+
+def growing(seeds: Sequence[str], options: SelfInstruct, number: int, pools: dict[int, Sequence[str]]) -> Pool:
+    known = options.known([seed for one in pools.values() for seed in one])
+    return Pool(seeds, options, random=pool_random(1, 0, number), count=words, seeds_of_all=known)
 
 
 def numbered() -> Callable[[str], str]:
@@ -77,6 +92,27 @@ def test_a_cluster_that_is_done_is_left_alone() -> None:
     assert sizes == [2, 1]
 
 
+def test_a_pool_grows_the_same_alone_and_beside_others() -> None:
+    """Draws, stops and what is new are its own; only the seeds of all are held against its prompts."""
+    pools = {0: POOL[:4], 1: POOL[4:], 2: POOL}
+    options = SelfInstruct(target=5, n_machine_instructions=2, mini_group_size=2)
+
+    def grown(numbers: Sequence[int]) -> dict[int, list[str]]:
+        def generate(asked: Mapping[int, Asked]) -> dict[int, list[str]]:
+            return {
+                number: [f"{crc32(one.encode())} is a thing to tell of" for one in asked[number].prompts]
+                for number in asked
+            }
+
+        mine = {number: growing(pools[number], options, number, pools) for number in numbers}
+        self_instruct(mine, generate)
+        return {number: pool.new for number, pool in mine.items()}
+
+    together = grown([0, 1, 2])
+    assert together == grown([2]) | grown([0]) | grown([1])
+    assert all(len(new) == 5 for new in together.values())
+
+
 @pytest.mark.parametrize(("parser", "pool", "last"), [("v1", 12, 10), ("v2", 12, 11), ("v1", 3, 10), ("v2", 3, 6)])
 def test_stop_strings_follow_what_is_shown(parser: str, pool: int, last: int) -> None:
     stops = []
@@ -101,16 +137,22 @@ def test_new_prompts_are_shown_before_seeds() -> None:
     assert ["Tell me" in line for line in lines] == [True, True, *[False] * 6]
 
 
-def test_draws_repeat_for_a_shard_and_differ_between_shards() -> None:
-    first = [shard_random(42, 0, shard).random() for shard in (0, 1, 0)]
+def test_draws_repeat_for_a_pool_and_differ_between_pools() -> None:
+    first = [pool_random(42, 0, pool).random() for pool in (0, 1, 0)]
     assert first[0] == first[2] != first[1]
-    assert shard_random(42, 1, 0).random() != first[0]
-    assert shard_target(20, 3) == 6
+    assert pool_random(42, 1, 0).random() != first[0]
+
+
+@pytest.mark.parametrize(("total", "count", "expected"), [(20, 3, [7, 7, 6]), (2, 4, [1, 1, 0, 0]), (8, 1, [8])])
+def test_a_total_is_divided_without_remainder(total: int, count: int, expected: list[int]) -> None:
+    assert shares(total, count) == expected
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rouge_score") is not None, reason="rouge-score is installed")
 def test_rouge_needs_its_package() -> None:
-    with pytest.raises(UserError, match=r"--dedup_rouge 0.7 needs the package rouge-score\n  pip install rouge-score"):
+    with pytest.raises(
+        UserError, match=r"--dedup_rouge 0.7 needs the package rouge-score\n  pip install 'swiftlike\[self_instruct\]'"
+    ):
         made(SelfInstruct(target=1, dedup_rouge=0.7), numbered())
 
 

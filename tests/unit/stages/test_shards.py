@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies
 
 from swiftlike.core.errors import UserError
-from swiftlike.stages.shards import chunk, find_shards, is_complete, read_shards, shard_name, write_shard
+from swiftlike.stages.shards import chunk, find_shards, is_complete, shard_name, write_shard
 
 
 @given(strategies.lists(strategies.integers()), strategies.integers(1, 9))
@@ -32,11 +33,11 @@ def test_names() -> None:
         shard_name(2, 2)
 
 
-def test_rows_come_back_in_the_order_of_shards(tmp_path: Path) -> None:
-    for index in (2, 0, 1):
-        write_shard(tmp_path, index, 3, [{"i": index}, {"i": index + 10}])
+def test_shards_are_found_in_order(tmp_path: Path) -> None:
+    paths = {index: write_shard(tmp_path, index, 11, [{"i": index}]) for index in (10, *range(10))}
     assert is_complete(tmp_path)
-    assert [row["i"] for row in read_shards(tmp_path)] == [0, 10, 1, 11, 2, 12]
+    assert find_shards(tmp_path) == [paths[index] for index in range(11)]
+    assert [json.loads(path.read_text()) for path in find_shards(tmp_path)] == [{"i": index} for index in range(11)]
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
@@ -50,8 +51,9 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
 def test_shards_of_two_runs_are_told_apart(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, 1, [])
     write_shard(tmp_path, 1, 2, [])
-    with pytest.raises(UserError, match=r"2 different runs\n  - of 1: 0\n  - of 2: 1\n"):
-        find_shards(tmp_path)
+    for ask in (find_shards, is_complete):
+        with pytest.raises(UserError, match=r"2 different runs\n  - of 1: 0\n  - of 2: 1\n"):
+            ask(tmp_path)
 
 
 @pytest.mark.parametrize("there", [(), ("shard-0", "notes.txt")])

@@ -1,0 +1,253 @@
+"""`swiftlike iterate RECIPE`: plan, say what will be done, do it stage by stage."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from swiftlike.core.declare import Stage
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import whole_checkpoints
+from swiftlike.core.log import get_logger
+from swiftlike.core.merge import Run
+from swiftlike.pipelines.iterate import machine as machines
+from swiftlike.pipelines.iterate import plan, state
+from swiftlike.pipelines.iterate.jobs import Job, Local, Log, Say
+from swiftlike.pipelines.iterate.progress import Progress
+from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step, find, load
+from swiftlike.pipelines.iterate.status import table
+
+Check = Callable[[Sequence[str]], list[str]]
+Launch = Callable[[Step, Sequence[Job], Log, Say], None]
+log = get_logger(__name__)
+
+
+def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
+    """Run a recipe, or show it. `check` gives what is wrong with the words of a stage."""
+    args = run.iterate
+    words = list(args.recipe)
+    status = words[0] == "status" or args.status
+    words = words[1:] if words[0] == "status" else words
+    recipe = load(find(words[0]), words[1:], kinds)
+    choice = plan.Choice(from_stage=args.from_stage, only=args.only, force=args.force)
+    if status:
+        sys.stdout.write(table(recipe))
+        return 0
+    checked(recipe, check)
+    planned = plan.look_ahead(recipe, choice)
+    if args.dry_run:
+        sys.stdout.write(script(planned))
+        return 0
+    if args.launcher == "slurm":
+        from swiftlike.pipelines.iterate.slurm import batch
+
+        sys.stdout.write(batch(run, words))
+        return 0
+    machine = machines.machine_of(os.environ)
+    if machine.count > 1 and args.shards > 1:
+        raise UserError(
+            "--shards and DIST_NNODES: with several machines each one is a shard", hint="leave --shards out"
+        )
+    with state.locked(recipe.root, machine.rank) as lock:
+        launch = launcher(run, lock)
+        try:
+            Driver(run, recipe, machine, launch)(planned, plan.considered(recipe, choice))
+        finally:
+            close = getattr(launch, "close", None)
+            if close is not None:
+                close()
+    return 0
+
+
+def launcher(run: Run, lock: int) -> Launch:
+    """What places processes."""
+    if run.iterate.launcher == "ray":
+        from swiftlike.pipelines.iterate.ray import OnRay
+
+        return OnRay(run.iterate.ray_address, run.iterate.gpus_per_stage)
+    return Local(lock)
+
+
+def checked(recipe: Recipe, check: Check) -> None:
+    """UserError for flags of stages that are wrong: before the first of them has cost anything."""
+    problems: dict[str, list[str]] = {}
+    for step in recipe.steps:
+        if step.kind != PROGRAM:
+            for problem in check(step.words):
+                problems.setdefault(f"{step.key}: {problem.replace('command line: ', '')}", []).append(step.name)
+    if problems:
+        raise UserError(f"{recipe.path}: stages have flags that are wrong", problems=list(problems))
+
+
+def script(planned: Sequence[plan.Planned]) -> str:
+    """The commands, as a user would type them, each below what would happen to it."""
+    lines = []
+    for one in planned:
+        words = one.step.words if one.step.kind == PROGRAM else ("swiftlike", *one.step.words)
+        env = [] if one.step.processes is None else [f"NPROC_PER_NODE={one.step.processes}"]
+        lines += [
+            f"# {one.step.name} ({one.action}{f': {one.why}' if one.why else ''})",
+            shlex.join([*env, *words]),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+class Driver:
+    """Does the steps of a recipe on this machine, in step with the others."""
+
+    def __init__(self, run: Run, recipe: Recipe, machine: machines.Machine, launch: Launch) -> None:
+        self.args, self.recipe, self.machine, self.launch = run.iterate, recipe, machine, launch
+        self.progress = Progress(len(recipe.steps))
+
+    def __call__(self, planned: Sequence[plan.Planned], allowed: set[str]) -> None:
+        """Say what will be done, then do it. UserError when a stage fails."""
+        works = [one for one in planned if one.works]
+        for one in works if len(works) < len(planned) else ():
+            log.info("to do: %s (%s)", one.step.name, one.why)
+        begun = time.monotonic()
+        for step in self.recipe.steps:
+            if self.machine.leads:
+                self._lead(step, allowed)
+            else:
+                self._follow(step, allowed)
+        log.info("finished: %s (%d stages, %.0f s)", self.recipe.root, len(self.recipe.steps), time.monotonic() - begun)
+
+    def _lead(self, step: Step, allowed: set[str]) -> None:
+        decided = plan.decide(self.recipe, step, allowed, self.args.force)
+        if not decided.works:
+            self._skip(decided)
+            return
+        self.progress.begin(step.name, decided.why)
+        parts = state.parts_of(self.recipe, step)
+        self._inputs_are_there(step)
+        try:
+            words = self._prepare(step, resume=decided.action == plan.RESUME)
+            mark = state.Mark(
+                state=state.RUNNING, identity=state.identity_of(parts), parts=parts, words=words,
+                started=time.time(), where=f"{socket.gethostname()}:{step.folder.absolute()}",
+            )  # fmt: skip
+            state.write_mark(self.recipe.root, step, mark)
+        except OSError as error:
+            raise UserError(f"stage {step.name}: cannot write in {step.folder}: {error.strerror}") from None
+        try:
+            if not (decided.action == plan.RESUME and step.stage.resumes and state.whole_output(step)):
+                self._launch(step, words)
+            self._wait_for_output(step)
+        except UserError:
+            self.progress.wipe()
+            self._mark(step, mark, state.FAILED)
+            raise
+        rows = state.rows_of(step)
+        self._mark(step, mark, state.DONE, seconds=self.progress.end(rows), rows=rows)
+
+    def _mark(self, step: Step, mark: state.Mark, to: str, **values: float | None) -> None:
+        try:
+            state.write_mark(self.recipe.root, step, state.dc.replace(mark, state=to, **values))  # type: ignore[arg-type]
+        except OSError as error:
+            if to == state.DONE:
+                raise UserError(f"stage {step.name}: cannot write in {step.folder}: {error.strerror}") from None
+            log.warning("stage %s: its mark cannot be written: %s", step.name, error.strerror)
+
+    def _skip(self, decided: plan.Planned) -> None:
+        if decided.action == plan.SKIP:
+            self.progress.skip(decided.step.name)
+
+    def _inputs_are_there(self, step: Step) -> None:
+        outputs = {one.name: one.output for one in self.recipe.steps}
+        missing = [f"{name}: there is no {outputs[name]}" for name in step.inputs if not outputs[name].exists()]
+        if missing:
+            raise UserError(
+                f"stage {step.name} cannot begin: what it reads is not there", problems=missing,
+                hint="run the stages before it: leave out --only and --from_stage",
+            )  # fmt: skip
+
+    def _prepare(self, step: Step, resume: bool) -> list[str]:
+        """The folder as the stage needs it, and its words."""
+        if not resume:
+            if backup := state.put_aside(self.recipe.root, step, self.args.keep_backups):
+                log.info("%s: what was there is in %s", step.name, backup)
+        elif step.stage.trains:
+            return self._continued(step)
+        elif not step.stage.resumes:
+            state.clear(step)
+        # a command whose output is the folder itself makes it
+        (step.folder.parent if step.output == step.folder else step.folder).mkdir(parents=True, exist_ok=True)
+        return list(step.words)
+
+    def _continued(self, step: Step) -> list[str]:
+        """A training goes on from its newest whole checkpoint, or from the start."""
+        found = whole_checkpoints(step.output)
+        if not found:
+            state.clear(step)
+            return list(step.words)
+        return [*step.words, "--resume_from_checkpoint", str(found[-1])]
+
+    def _launch(self, step: Step, words: Sequence[str]) -> None:
+        env: dict[str, str] = {}
+        if step.stage.trains:
+            env = self.machine.training(step.processes)
+        elif step.processes is not None:
+            env = {"NPROC_PER_NODE": str(step.processes)}
+        shards = self.args.shards if step.stage.sharded else 1
+        jobs = [Job(words=tuple(words), env=env)]
+        if shards > 1:
+            split = [(*words, "--shard", str(k), "--num_shards", str(shards)) for k in range(shards)]
+            jobs = [Job(words=words, env=env, shard=k) for k, words in enumerate(split)]
+        stage_log = Log(state.log_file(self.recipe.root, step))
+        stage_log.add(shlex.join(words), None)
+        self.launch(step, jobs, stage_log, self.progress.say)
+
+    def _wait_for_output(self, step: Step) -> None:
+        def there() -> bool | None:
+            return step.output.exists() or None
+
+        if self.machine.count == 1 and not there():
+            raise UserError(f"stage {step.name} has ended, and there is no {step.output}")
+        machines.wait(
+            there, lambda: f"{step.output} (stage {step.name}): {missing_shards(step)}", self.args.wait_timeout
+        )
+
+    def _follow(self, step: Step, allowed: set[str]) -> None:
+        """Do this machine's part of a step, when the first machine has made it ready."""
+        if step.name not in allowed:
+            return
+        ready = self._when(step, (state.RUNNING, state.DONE, state.FAILED), "to begin")
+        if ready.state == state.DONE:
+            self._skip(plan.Planned(step, plan.SKIP, ""))
+            return
+        self.progress.begin(step.name, f"part {self.machine.rank} of {self.machine.count}")
+        if (step.stage.sharded or step.stage.trains) and not state.whole_output(step):
+            self._launch(step, ready.words)
+        self._when(step, (state.DONE,), "to end")
+        self.progress.end(None)
+
+    def _when(self, step: Step, states: Sequence[str], what: str) -> state.Mark:
+        """The mark that the first machine has left of this very stage."""
+
+        def find() -> state.Mark | None:
+            mark = state.read_mark(self.recipe.root, step)
+            if mark is None or mark.state not in states:
+                return None
+            return mark if mark.identity == state.identity_of(state.parts_of(self.recipe, step)) else None
+
+        return machines.wait(find, lambda: f"machine 0 {what} stage {step.name}", self.args.wait_timeout)
+
+
+def missing_shards(step: Step) -> str:
+    """Which pieces are there."""
+    from swiftlike.stages.shards import find_shards
+
+    found: list[str] = []
+    for folder in sorted(step.folder.glob(f"{step.output.name}.*")):
+        if folder.is_dir():
+            try:
+                find_shards(Path(folder))
+            except UserError as error:
+                found += error.problems or (error.message,)
+    return "; ".join(found) or "no shard is there"

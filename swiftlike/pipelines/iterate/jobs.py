@@ -1,0 +1,140 @@
+"""What one process of a stage is asked to do, and running such processes on this machine."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import datetime
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import append_jsonl
+from swiftlike.core.parent import PARENT
+from swiftlike.pipelines.iterate.recipe import PROGRAM, Step
+
+Say = Callable[[str], None]
+_LAST = 15  # lines of a failed stage that are shown
+_GRACE = 30.0  # seconds that a stopped process has to end
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process. `env` is added to the environment; `shard` says which of several it is."""
+
+    words: tuple[str, ...]
+    env: Mapping[str, str] = dc.field(default_factory=dict)
+    shard: int | None = None
+
+
+def command_line(kind: str, words: Sequence[str]) -> list[str]:
+    """What is executed."""
+    return list(words) if kind == PROGRAM else [sys.executable, "-m", "swiftlike", *words]
+
+
+class Log:
+    """A stage's log: one JSON object per line with time, shard and text; the last lines are kept for error messages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last: dict[int | None, deque[str]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, text: str, shard: int | None = None) -> None:
+        """Write a line."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
+        with self._lock:
+            self.last.setdefault(shard, deque(maxlen=_LAST)).append(text)
+            append_jsonl(self.path, {"time": now, **({} if shard is None else {"shard": shard}), "text": text})
+
+
+def failed(step: Step, log: Log, codes: Mapping[int | None, int]) -> UserError:
+    """What a user is told when processes of a stage fail."""
+    shards = [shard for shard in codes if shard is not None]
+    where = f", shard {', '.join(map(str, shards))}" if shards else ""
+    lines = [
+        f"{'' if shard is None else f'shard {shard}: '}{line}" for shard in codes for line in log.last.get(shard, ())
+    ]
+    return UserError(
+        f"stage {step.name}{where} failed (exit code {', '.join(str(code) for code in codes.values())})",
+        problems=lines,
+        hint=f"log: {log.path}; what was finished stays, and the same command goes on",
+    )
+
+
+class Local:
+    """Runs jobs side by side on this machine. `lock` is a file descriptor that they inherit."""
+
+    def __init__(self, lock: int) -> None:
+        self.lock = lock
+
+    def __call__(self, step: Step, jobs: Sequence[Job], log: Log, say: Say) -> None:
+        """Run all jobs to their end. UserError when one fails: the others are let finish, what they do stays."""
+        lines: queue.SimpleQueue[tuple[int | None, str]] = queue.SimpleQueue()
+        running: dict[int | None, subprocess.Popen[str]] = {}
+        readers: list[threading.Thread] = []
+        try:
+            for job in jobs:
+                running[job.shard] = process = self._start(step, job)
+                readers.append(threading.Thread(target=_read, args=(process.stdout, job.shard, lines), daemon=True))
+                readers[-1].start()
+            while any(reader.is_alive() for reader in readers) or not lines.empty():
+                try:
+                    shard, text = lines.get(timeout=0.5)
+                except queue.Empty:
+                    say("")  # the clock goes on
+                    continue
+                log.add(text, shard)
+                say(text)
+            codes = {shard: process.wait() for shard, process in running.items()}
+        except BaseException:
+            _stop(list(running.values()))
+            raise
+        if wrong := {shard: code for shard, code in codes.items() if code != 0}:
+            raise failed(step, log, wrong)
+
+    def _start(self, step: Step, job: Job) -> subprocess.Popen[str]:
+        words = command_line(step.kind, job.words)
+        try:
+            return subprocess.Popen(
+                words,
+                env={**os.environ, **job.env, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # Ctrl-C in a terminal reaches it once, through us
+                pass_fds=(self.lock,),
+            )
+        except OSError as error:
+            raise UserError(f"stage {step.name}: cannot start {words[0]}: {error.strerror}") from None
+
+
+def _read(stream: IO[str] | None, shard: int | None, lines: queue.SimpleQueue[tuple[int | None, str]]) -> None:
+    assert stream is not None
+    for line in stream:  # a progress bar's line ends with a carriage return: text mode makes lines of them
+        if line.strip():
+            lines.put((shard, line.rstrip()))
+
+
+def _stop(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """End processes as Ctrl-C does, and after a while without asking."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    end = time.monotonic() + _GRACE
+    for process in processes:
+        try:
+            process.wait(max(end - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)

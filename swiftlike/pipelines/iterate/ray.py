@@ -1,0 +1,105 @@
+"""Stages on a Ray cluster: each process is a task that Ray places; the folders are shared by all machines."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.optional import require
+from swiftlike.core.parent import PARENT
+from swiftlike.pipelines.iterate.jobs import Job, Log, Say, command_line, failed
+from swiftlike.pipelines.iterate.recipe import Step
+
+Line = tuple[int | None, str]
+_SWIFTLIKE = ("SWIFTLIKE_", "HF_", "OPENAI_")  # variables of this machine that stages elsewhere need too
+_ALSO = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "WANDB_API_KEY", "USE_HF")
+
+
+class OnRay:
+    """Runs jobs as Ray tasks. `gpus` cards for each of them; None: all that some machine of the cluster has."""
+
+    def __init__(self, address: str | None, gpus: float | None) -> None:
+        self.ray: Any = require("ray", because="--launcher ray", package="ray")
+        # Ray on this machine would otherwise wrap every task in `uv run` or report usage
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            self.ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"cannot join a Ray cluster: {error}", hint="see --ray_address") from None
+        self.gpus = self._most_cards() if gpus is None else gpus
+
+    def _most_cards(self) -> float:
+        return max((node["Resources"].get("GPU", 0.0) for node in self.ray.nodes() if node["Alive"]), default=0.0)
+
+    def __call__(self, step: Step, jobs: Sequence[Job], log: Log, say: Say) -> None:
+        """Run all jobs to their end, where Ray places them. UserError when one fails; the others are let finish."""
+        lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        codes: dict[int | None, int] = {}
+        task = self.ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, num_returns="streaming")(execute)
+        env = {name: value for name, value in os.environ.items() if name.startswith(_SWIFTLIKE) or name in _ALSO}
+        running = [
+            (job, task.remote(command_line(step.kind, job.words), env | dict(job.env), str(Path.cwd()))) for job in jobs
+        ]
+        readers = [threading.Thread(target=self._read, args=(*one, lines, codes), daemon=True) for one in running]
+        for reader in readers:
+            reader.start()
+        try:
+            while any(reader.is_alive() for reader in readers) or not lines.empty():
+                try:
+                    shard, text = lines.get(timeout=0.5)
+                except queue.Empty:
+                    say("")
+                    continue
+                log.add(text, shard)
+                say(text)
+        except BaseException:
+            for _, found in running:
+                self.ray.cancel(found, force=True)
+            raise
+        if wrong := {shard: code for shard, code in codes.items() if code != 0}:
+            raise failed(step, log, wrong)
+
+    def _read(self, job: Job, found: Any, lines: queue.SimpleQueue[Line], codes: dict[int | None, int]) -> None:
+        """What a task says; its last word is its exit code. A machine that is lost counts as a failure."""
+        codes[job.shard] = 1
+        try:
+            for ref in found:
+                said = self.ray.get(ref)
+                if isinstance(said, int):
+                    codes[job.shard] = said
+                else:
+                    lines.put((job.shard, said))
+        except self.ray.exceptions.RayError as error:
+            lines.put((job.shard, f"lost by Ray: {' '.join(str(error).split())[:500]}"))
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self.ray.shutdown()
+
+
+def execute(words: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str | int]:
+    """Run a process in a task: its lines, then its exit code."""
+    words = [sys.executable if i == 0 and words[1:3] == ["-m", "swiftlike"] else word for i, word in enumerate(words)]
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**os.environ, **env, PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip():
+                yield line.rstrip()
+    yield process.returncode

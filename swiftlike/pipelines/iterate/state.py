@@ -1,0 +1,200 @@
+"""What is kept of a stage, apart from its output: what it was asked, whether it is done. And who may write."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses as dc
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from swiftlike.core.errors import UserError
+from swiftlike.core.files import newest_checkpoint, write_json
+from swiftlike.pipelines.iterate.recipe import Recipe, Step
+
+STATE, BACKUP = "stages", "backup_"  # folders beside those of the stages
+_WHOLE = 64 << 20  # bytes up to which a file's content counts; beyond, its size and time
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+@dc.dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What is known of a stage's last run. `parts` is what its identity is made of, to say what changed."""
+
+    state: str
+    identity: str
+    parts: dict[str, str]
+    words: list[str]
+    started: float
+    seconds: float = 0.0
+    rows: int | None = None
+    where: str = ""
+
+
+def mark_file(root: Path, step: Step) -> Path:
+    """`stages/iter0/dpo.json`."""
+    return root / STATE / f"{step.name}.json"
+
+
+def log_file(root: Path, step: Step) -> Path:
+    """`stages/iter0/dpo.log.jsonl`."""
+    return root / STATE / f"{step.name}.log.jsonl"
+
+
+def read_mark(root: Path, step: Step) -> Mark | None:
+    """None when the stage has not begun, or its mark cannot be read."""
+    try:
+        found = json.loads(mark_file(root, step).read_text(encoding="utf-8"))
+        return Mark(**found)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_mark(root: Path, step: Step, mark: Mark) -> None:
+    """Leave the mark, whole or not at all."""
+    write_json(mark_file(root, step), dc.asdict(mark))
+
+
+def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
+    """What decides a stage's output: its words, and the content of what it reads. The folder of all stages does not
+    count, so that it may be moved."""
+    root = str(recipe.root)
+    parts = {"words": json.dumps([word.replace(root, "{root}") for word in step.words])}
+    outputs = {one.name: one.output for one in recipe.steps}
+    parts |= {f"input {name}": fingerprint(outputs[name]) for name in step.inputs}
+    for word in step.words[1:]:
+        path = _path_in(word)
+        if path is not None and recipe.root.resolve() not in (path.resolve(), *path.resolve().parents):
+            parts[f"file {path}"] = fingerprint(path)
+    return parts
+
+
+def identity_of(parts: Mapping[str, str]) -> str:
+    """One name for all of it."""
+    return _hash(json.dumps(parts, sort_keys=True).encode())
+
+
+def _path_in(word: str) -> Path | None:
+    """The file or folder that a word names, as in `rows.jsonl#100`, `name=folder` or `judge.py:reward`."""
+    for text in (word, word.partition("#")[0], word.partition("=")[2], word.partition(":")[0]):
+        with contextlib.suppress(OSError):  # a text too long for a name
+            if text and not text.startswith("-") and ("/" in text or "." in text) and Path(text).expanduser().exists():
+                return Path(text).expanduser()
+    return None
+
+
+def fingerprint(path: Path) -> str:
+    """Changes when a file's or a folder's content does; "" when there is nothing."""
+    if path.is_file():
+        return _of_file(path)
+    if not path.is_dir():
+        return ""
+    lines = [f"{one.relative_to(path)} {_of_file(one)}" for one in _files(path)]
+    return _hash("\n".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _files(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def _of_file(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size > _WHOLE:
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def whole_output(step: Step) -> bool:
+    """Whether the output is there. Commands put it under its name when it is complete; what a training leaves is judged
+    by its mark alone."""
+    return step.output.exists() and (not step.stage.trains or newest_checkpoint(step.output) is not None)
+
+
+def rows_of(step: Step) -> int | None:
+    """Lines of an output that has one per row."""
+    if not step.output.is_file() or step.output.suffix != ".jsonl":
+        return None
+    with step.output.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def put_aside(root: Path, step: Step, keep: bool) -> Path | None:
+    """Make room for a new run: what was there becomes a backup, or is deleted. Gives the backup."""
+    if not step.folder.exists():
+        return None
+    if not keep:
+        clear(step)
+        return None
+    backup = root / f"{BACKUP}{time.strftime('%Y%m%d_%H%M%S')}" / step.name
+    while backup.exists():  # twice in a second
+        backup = backup.with_name(f"{backup.name}_")
+    backup.parent.mkdir(parents=True, exist_ok=True)
+    step.folder.replace(backup)
+    return backup
+
+
+def clear(step: Step) -> None:
+    """Delete what a run that was stopped left unfinished."""
+    if step.folder.exists():
+        shutil.rmtree(step.folder)
+
+
+@contextlib.contextmanager
+def locked(root: Path, rank: int, patience: float = 60.0) -> Iterator[int]:
+    """Only one run of this machine in a folder. Gives the lock's file descriptor, which stages inherit: it stays locked
+    until the last of them has ended, so a new run waits for those of a run that was killed."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / f".lock{rank or ''}").open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write in {root}: {error.strerror}", hint="see output_dir of the recipe") from None
+    with file:
+        _claim(file, root, patience)
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
+
+
+def _claim(file: Any, root: Path, patience: float) -> None:
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            if _lives(holder) or time.monotonic() > end:
+                raise UserError(
+                    f"another run (process {holder or '?'}) works in {root}", hint="wait for it, or stop it"
+                ) from None
+            time.sleep(0.2)  # its stages are about to end
+        else:
+            return
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process is there; one that ended and was not waited for is not."""
+    try:
+        state = Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return False
+    return state != "Z"
