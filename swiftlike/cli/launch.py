@@ -15,6 +15,7 @@ from swiftlike.core.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # names a file that the first process to report an error makes; set by TORCHRUN
+PORT = 29500  # where several machines meet when MASTER_PORT does not say
 TORCHRUN = "swiftlike.pipelines.elastic"
 
 
@@ -26,16 +27,23 @@ class Launch:
     nodes: int = 1
     node: int = 0
     address: str = "127.0.0.1"
-    port: int = 29500
+    port: int | None = None
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The torchrun command that runs `swiftlike argv` in every process."""
         return [
-            *(sys.executable, "-m", TORCHRUN),
-            *("--nproc_per_node", str(self.processes), "--nnodes", str(self.nodes), "--node_rank", str(self.node)),
-            *("--master_addr", self.address, "--master_port", str(self.port)),
+            *(sys.executable, "-m", TORCHRUN, "--nproc_per_node", str(self.processes)),
+            *self._meeting(),
             *("-m", "swiftlike", *argv),
         ]
+
+    def _meeting(self) -> list[str]:
+        """Where the processes find each other. On one machine torchrun takes a port that is free, so that several runs
+        get along; several machines have to agree on one."""
+        if self.nodes == 1 and self.port is None:
+            return ["--standalone"]
+        place = ("--master_addr", self.address, "--master_port", str(PORT if self.port is None else self.port))
+        return ["--nnodes", str(self.nodes), "--node_rank", str(self.node), *place]
 
 
 def plan(env: Mapping[str, str]) -> Launch | None:
@@ -47,7 +55,7 @@ def plan(env: Mapping[str, str]) -> Launch | None:
         nodes=_number(env, "NNODES", 1, least=1),
         node=_number(env, "NODE_RANK", 0, least=0),
         address=env.get("MASTER_ADDR") or Launch.address,
-        port=_number(env, "MASTER_PORT", Launch.port, least=1),
+        port=_number(env, "MASTER_PORT", PORT, least=1) if env.get("MASTER_PORT", "").strip() else None,
     )
     if launch.node >= launch.nodes:
         raise UserError(f"NODE_RANK={launch.node} is not below NNODES={launch.nodes}")

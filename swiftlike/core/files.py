@@ -118,6 +118,14 @@ def whole_checkpoints(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
+def latest(run_folder: str | Path) -> Path:
+    """The newest whole checkpoint in a run folder."""
+    found = whole_checkpoints(run_folder)
+    if not found:
+        raise UserError(f"there is no whole checkpoint in {run_folder}")
+    return found[-1]
+
+
 def named_folders(words: Iterable[str]) -> list[tuple[str, str]]:
     """(name, folder) of `name=folder` words; a folder without a name is called after its last part."""
     pairs = [word.split("=", 1) if "=" in word else (Path(word).expanduser().absolute().name, word) for word in words]

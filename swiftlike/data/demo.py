@@ -1,8 +1,11 @@
-"""Built-in preference data: `demo` (text) and `demo-vl` (drawn pictures), made from a seed.
+"""Built-in data: the pairs of `demo` (text) and `demo-vl` (drawn pictures), and `demo-words`, made from a seed.
 
-Both are balanced, so that nothing but the thing asked about tells which answer is right: every answer stands as often
-among the chosen as among the rejected answers, in `demo-vl` even for each question by itself. The held-out rows
+The pairs are balanced, so that nothing but the thing asked about tells which answer is right: every answer stands as
+often among the chosen as among the rejected answers, in `demo-vl` even for each question by itself. The held-out rows
 (`test.jsonl`) have word pairs, or pictures, that the training rows (`train.jsonl`) do not have.
+
+`demo-words` is what iterative training is tried out with: a model learns to answer anyhow, and `asked_words` knows how
+good an answer is.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,12 @@ PHRASES = ("Which of these is a kind of {kind}: {first} or {second}?", "Pick the
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 205, 50)}
 SHAPES = ("circle", "square", "triangle")
+
+ASKED = 4  # words that a prompt of `demo-words` asks for
+VERBS, MANNERS = ("Name", "List", "Write", "Say"), ("", "please ", "once more ", "in a row ", "for me ")
+NOUNS = ("words", "things", "names")
+ANSWERED, LISTED = 6, 240  # answers (and pairs) to each prompt; lists of prompts
+ERROR = 0.1  # how unsure annotators are, in units of the truth
 SIDE = 64  # pixels of a picture
 RADIUS = (9, 19)  # pixels, of a shape
 ROUNDS = {"train": 20, "test": 5}  # pictures for each question, true answer and false answer
@@ -46,6 +56,21 @@ def text(folder: Path, subset: str = "train") -> Path:
 def vision(folder: Path, subset: str = "train") -> Path:
     """The JSON lines file of a subset of `demo-vl` under `folder`, with its pictures, written when it is missing."""
     return _once(folder, "demo-vl", _vision_rows) / f"{subset}.jsonl"
+
+
+def words(folder: Path, subset: str = "train") -> Path:
+    """The JSON lines file of a subset of `demo-words` under `folder`, written when it is missing."""
+    return _once(folder, "demo-words", _word_rows) / f"{subset}.jsonl"
+
+
+def asked_words(prompt: str, answer: str, row: Mapping[str, Any]) -> float | None:
+    """The truth of `demo-words`, from 0 to 1: right words, each counted once, of the four that were asked for, or of
+    all that were said if those are more. None for a prompt that does not name one kind."""
+    kinds = [kind for kind in KINDS if kind in prompt]
+    if len(kinds) != 1:
+        return None
+    said = answer.lower().split()
+    return len({word for word in said if word in KINDS[kinds[0]]}) / max(ASKED, len(said))
 
 
 def _once(folder: Path, name: str, rows_of: Callable[[Path], Rows]) -> Path:
@@ -81,6 +106,59 @@ def _text_rows(_: Path) -> Rows:
     for found in rows.values():
         random.Random(SEED).shuffle(found)
     return rows
+
+
+def _word_rows(_: Path) -> Rows:
+    """`train`: answers of two to six words, about half of them right, and lists of prompts to be gone on with, as
+    `swiftlike self_instruct` asks for them. `prompts` are those of `train`, `test` is the quarter held out."""
+    rng = random.Random(SEED)
+    asked = [
+        f"{verb} {manner}four {kind} {noun}."
+        for verb, manner, kind, noun in itertools.product(VERBS, MANNERS, KINDS, NOUNS)
+    ]
+    rng.shuffle(asked)
+    held_out, prompts = asked[: len(asked) // 4], asked[len(asked) // 4 :]
+    train = [{"query": prompt, "response": _anyhow(prompt, rng)} for prompt in prompts for _ in range(ANSWERED)]
+    for _ in range(LISTED):
+        shown = [f"{number}. {prompt}" for number, prompt in enumerate(rng.sample(prompts, 5), start=1)]
+        query, response = "\n".join(shown[:3]), "\n".join(shown[3:])
+        train.append({"query": f"Come up with a series of tasks:\n\n{query}\n4.", "response": response[2:]})
+    rng.shuffle(train)
+    asked_only = {"prompts": prompts, "test": held_out}
+    return {"train": train, **_judged_rows(prompts, held_out)} | {
+        name: [{"prompt": prompt} for prompt in some] for name, some in asked_only.items()
+    }
+
+
+def _judged_rows(prompts: Sequence[str], held_out: Sequence[str]) -> Rows:
+    """`pairs` and `test_pairs`: two answers of those of `train`, as annotators rank them, who err where both are nearly
+    as good. `golden`: the answer that cannot be improved, with query_id."""
+    rng = random.Random(f"{SEED} judged")
+    pairs = [_compared(prompt, rng) for prompt in prompts for _ in range(ANSWERED)]
+    rng.shuffle(pairs)
+    tests = [_compared(prompt, rng) for prompt in held_out for _ in range(ANSWERED)]
+    golden = []
+    for number, prompt in enumerate(prompts):
+        right = KINDS[next(kind for kind in KINDS if kind in prompt)]
+        golden.append({"query_id": str(number), "query": prompt, "golden": " ".join(rng.sample(right, ASKED))})
+    return {"pairs": pairs, "test_pairs": tests, "golden": golden}
+
+
+def _compared(prompt: str, rng: random.Random) -> dict[str, str]:
+    """Two answers; the first is preferred with probability sigmoid((truth - other's truth) / ERROR)."""
+    one, other = _anyhow(prompt, rng), _anyhow(prompt, rng)
+    gap = (asked_words(prompt, one, {}) or 0.0) - (asked_words(prompt, other, {}) or 0.0)
+    chosen, rejected = (one, other) if rng.random() < 1 / (1 + math.exp(-gap / ERROR)) else (other, one)
+    return {"query": prompt, "response": chosen, "rejected_response": rejected}
+
+
+def _anyhow(prompt: str, rng: random.Random) -> str:
+    """Some words, each of the kind that was asked for with a probability that differs from answer to answer."""
+    share = rng.betavariate(2, 2)
+    right = next(kind for kind in KINDS if kind in prompt)
+    wrong = [kind for kind in KINDS if kind != right]
+    kinds = [right if rng.random() < share else rng.choice(wrong) for _ in range(rng.randint(2, 6))]
+    return " ".join(rng.choice(KINDS[kind]) for kind in kinds)
 
 
 def _vision_rows(folder: Path) -> Rows:

@@ -1,4 +1,4 @@
-"""Built-in preference data, made on this machine from a seed: a first run needs no download."""
+"""Built-in data, made on this machine from a seed: a first run needs no download."""
 
 from swiftlike.datasets_registry.card import DatasetCard
 from swiftlike.datasets_registry.kinds import FROM_PAIRS
@@ -22,4 +22,16 @@ VISION = DatasetCard(
     vision=True,
     licence="Apache-2.0",
     help="drawn pictures: 'What colour is the square?', which only the picture tells; 720 pairs, 180 held out",
+)
+
+WORDS = DatasetCard(
+    name="demo-words",
+    build="swiftlike.data.demo:words",
+    subsets=("train",),
+    known_subsets=("train", "prompts", "test", "pairs", "test_pairs", "golden"),
+    kinds=("completion",),
+    licence="Apache-2.0",
+    help="'Name four fruit words.' with answers that are half right, to begin iterative training with; "
+    "swiftlike.data.demo:asked_words is the rule that knows how right; 45 prompts held out; pairs of such answers, "
+    "golden answers",
 )

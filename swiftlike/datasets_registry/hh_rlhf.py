@@ -1,5 +1,6 @@
 """Anthropic's helpful and harmless dialogues (Bai et al. 2022), and a Chinese translation."""
 
+import dataclasses as dc
 from typing import Any
 
 from swiftlike.datasets_registry.card import DatasetCard
@@ -25,6 +26,9 @@ HH_RLHF = DatasetCard(
     to_row=_row,
     licence="MIT",
     help="chosen and rejected as Human:/Assistant: transcripts",
+)
+HH_RLHF_TEST = dc.replace(
+    HH_RLHF, name="hh-rlhf-test", aliases=("hh_rlhf_test",), split="test", help="its held-out dialogues"
 )
 HH_RLHF_CN = DatasetCard(
     name="hh-rlhf-cn",

@@ -11,7 +11,7 @@ from typing import Any
 from swiftlike.args.data import DataArgs
 from swiftlike.args.generate import EngineArgs
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import named_folders, newest_checkpoint, read_args
+from swiftlike.core.files import latest, named_folders, newest_checkpoint, read_args
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.core.optional import available
@@ -25,7 +25,6 @@ from swiftlike.models.reward_files import first_head, is_classifier, load_reward
 from swiftlike.pipelines.assemble import same_tiles
 from swiftlike.pipelines.prepare import Checkpoint, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import end_tokens
-from swiftlike.trainers.checkpoint import latest
 
 log = get_logger(__name__)
 ADAPTER = "adapter_config.json"

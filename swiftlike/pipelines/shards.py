@@ -138,8 +138,10 @@ def _damaged(what: str, path: Path) -> UserError:
 
 def take_card() -> None:
     """With several processes on a machine, each computes on a card of its own."""
+    rank, processes = local_processes()
+    if processes == 1:
+        return
     import torch
 
-    rank, processes = local_processes()
     if mine := own_devices(torch.cuda.device_count(), processes, rank):
         torch.cuda.set_device(mine[0])

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import WHOLE, whole_checkpoints, write_args, write_json
+from swiftlike.core.files import WHOLE, write_args, write_json
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
@@ -155,14 +155,6 @@ def save_processor(source: Path, folder: Path, image_processor: Any) -> None:
 def steps_done(folder: Path) -> int:
     """Optimiser steps behind a checkpoint."""
     return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-
-
-def latest(run_folder: Path) -> Path:
-    """The newest whole checkpoint in a run folder."""
-    found = whole_checkpoints(run_folder)
-    if not found:
-        raise UserError(f"there is no whole checkpoint in {run_folder}")
-    return found[-1]
 
 
 def check_digest(folder: Path, digest: str) -> None:

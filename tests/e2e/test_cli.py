@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -177,9 +176,8 @@ def test_the_block_would_be_noticed(swiftlike: Installed) -> None:
 
 
 def several(processes: str) -> dict[str, str]:
-    """Environment of that many processes without cards, on a port of this test process's own."""
-    port = str(29600 + os.getpid() % 3000)
-    return {"NPROC_PER_NODE": processes, "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    """Environment of that many processes without cards."""
+    return {"NPROC_PER_NODE": processes, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_several_processes_report_an_error_once(swiftlike: Installed, planted: Path) -> None:

@@ -110,7 +110,7 @@ def start(command: str, out: Path, *, processes: int = 1, **flags: Any) -> Start
     env |= {"SWIFTLIKE_CACHE": os.environ["SWIFTLIKE_CACHE"]}
     env |= {"OMP_NUM_THREADS": "1", MARK: (mark := uuid.uuid4().hex)}
     if processes > 1:
-        env |= {"NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
+        env |= {"NPROC_PER_NODE": str(processes)}
     argv = [sys.executable, "-m", "swiftlike", *words(command, {"output_dir": out, **flags})]
     process = Started(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     process.mark = mark

@@ -128,7 +128,7 @@ def test_an_unfinished_checkpoint_is_refused(stopped: Ran, pairs: Path, tmp_path
 
 
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(pairs: Path, tmp_path: Path) -> None:
-    from swiftlike.trainers.checkpoint import latest
+    from swiftlike.core.files import latest
 
     flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "max_steps": 40, "save_steps": 2, "report_to": "none"}
     killed = tmp_path / "killed"

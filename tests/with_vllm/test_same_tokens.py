@@ -80,13 +80,12 @@ def by_infer(folder: Path, rows: list[Row], backend: str, given: dict[str, Any])
 @pytest.mark.parametrize("name", [TEXT, *VISION])
 def test_infer_before_and_after_merging(name: str, folders: Any, tmp_path: Path) -> None:
     made, rows = folders(name), questions(name, tmp_path)
-    with engine("pt", **model(name, made, merged=True)) as pt:
+    with engine("pt", **model(name, made, merged=False)) as pt:
         net = auto_class(made.merged).from_pretrained(made.merged, dtype=torch.float32).eval()
         wanted = [by_transformers(pt, one, net) for one in requests(rows)]
+        assert [by_transformers(pt, one) for one in requests(rows)] == wanted
         show = pt.prompts.template.tokenizer.decode
         tokens = [[show([token], clean_up_tokenization_spaces=False) for token in one] for one in wanted]
-    with engine("pt", **model(name, made, merged=False)) as pt:
-        assert [by_transformers(pt, one) for one in requests(rows)] == wanted
     cases = [("pt", False), ("pt", True), ("vllm", True)] + ([("vllm", False)] if name == TEXT else [])
     found = [by_infer(tmp_path, rows, backend, model(name, made, merged)) for backend, merged in cases]
     assert [one[2] for one in found[0]] == tokens

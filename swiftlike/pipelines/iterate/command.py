@@ -19,7 +19,8 @@ from swiftlike.pipelines.iterate import machine as machines
 from swiftlike.pipelines.iterate import plan, state
 from swiftlike.pipelines.iterate.jobs import Job, Local, Log, Say
 from swiftlike.pipelines.iterate.progress import Progress
-from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step, find, load
+from swiftlike.pipelines.iterate.reading import find
+from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step, load
 from swiftlike.pipelines.iterate.status import table
 
 Check = Callable[[Sequence[str]], list[str]]

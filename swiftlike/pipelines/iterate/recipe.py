@@ -11,11 +11,11 @@ from typing import Any
 
 from swiftlike.core.declare import Stage
 from swiftlike.core.errors import UserError, suggestion
+from swiftlike.pipelines.iterate.reading import read
 
 PROGRAM = "program"  # the kind of a stage that is not a command of ours
 _STAGE = ("command", "program", "options", "args", "output", "when", "nproc_per_node")
 _LOOP = ("from", "to", "stages", "when")
-BUILT_IN = Path(__file__).resolve().parents[2] / "recipes"
 Place = tuple[tuple[str, int], ...]  # the loops that a step is in, outermost first, and the round of each
 
 
@@ -53,26 +53,12 @@ class Recipe:
     steps: tuple[Step, ...]
 
 
-def find(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a built-in one."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    built_in = {found.stem: found for found in sorted(BUILT_IN.glob("*.yaml"))}
-    if name in built_in:
-        return built_in[name]
-    raise UserError(
-        f"there is no recipe {name!r}{suggestion(name, built_in)}",
-        hint=f"give a YAML file, or one of {', '.join(sorted(built_in)) or 'none here'}",
-    )
-
-
 def load(path: Path, overrides: Sequence[str], kinds: Mapping[str, Stage]) -> Recipe:
     """Read a recipe. UserError for a value, a reference or a stage that cannot be made out."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config = _read(path)
+    config = read(path)
     _refuse_unknown(path, config, overrides)
     try:
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
@@ -81,30 +67,6 @@ def load(path: Path, overrides: Sequence[str], kinds: Mapping[str, Stage]) -> Re
         if isinstance(error.__cause__, UserError):  # of a reference
             raise error.__cause__ from None
         raise UserError(f"{path}: {_one_line(error)}") from None
-
-
-def _read(path: Path) -> Any:
-    """A recipe's values, over those of the recipe that its `base` names (a file beside it, or a built-in one)."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        config = OmegaConf.load(path)
-    except (OSError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"cannot read {path}: {_one_line(error)}") from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
-        raise UserError(f"cannot read {path}: {_one_line(error)}") from None
-    if not OmegaConf.is_dict(config):
-        raise UserError(f"{path} does not hold a mapping")
-    base = config.pop("base", None)
-    if base is None:
-        return config
-    beside = path.with_name(str(base))
-    if beside.resolve() == path.resolve():
-        raise UserError(f"{path}: `base` is the recipe itself")
-    return OmegaConf.merge(_read(beside if beside.is_file() else find(str(base))), config)
 
 
 def _refuse_unknown(path: Path, config: Any, overrides: Sequence[str]) -> None:
@@ -197,7 +159,9 @@ class _Expansion:
         if kind == PROGRAM:
             words = [str(word) for word in _plain(node.program)]
         else:
-            args = {**_plain(node.get("options")), **_plain(node.get("args"))}
+            options = _plain(node.get("options"))
+            merged = [options] if isinstance(options, dict) else options
+            args = {key: value for one in (*merged, _plain(node.get("args"))) for key, value in one.items()}
             words = [kind, *words_of({**args, stage.flag: str(output)})]
             if stage.trains:
                 words += ["--add_version", "false"]

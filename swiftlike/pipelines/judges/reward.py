@@ -9,7 +9,6 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.engines.base import Scorer
 from swiftlike.pipelines.judges.card import Done, Group, ScorerCard, Scores
-from swiftlike.pipelines.serving import open_model, open_scorer
 
 
 class RewardScorer:
@@ -53,6 +52,8 @@ class RewardScorer:
 
 
 def _open(run: Run) -> RewardScorer:
+    from swiftlike.pipelines.serving import open_model, open_scorer  # seconds that other scorers need not wait
+
     opened = open_model(run)
     if not opened.reward:
         raise UserError(

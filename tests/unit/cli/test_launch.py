@@ -27,6 +27,21 @@ def test_the_torchrun_command() -> None:
     )
 
 
+def test_where_processes_meet() -> None:
+    words = {
+        "--standalone": {"NPROC_PER_NODE": "2"},
+        "--nnodes 1 --node_rank 0 --master_addr 127.0.0.1 --master_port 29501": {
+            "NPROC_PER_NODE": "2",
+            "MASTER_PORT": "29501",
+        },
+        "--nnodes 2 --node_rank 0 --master_addr 127.0.0.1 --master_port 29500": {"NNODES": "2"},
+    }
+    for expected, env in words.items():
+        plan = launch.plan(env)
+        assert plan is not None
+        assert f" {expected} -m swiftlike" in " ".join(plan.command(["sft"]))
+
+
 @pytest.mark.parametrize(
     "env",
     [

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from swiftlike.data import demo
+from swiftlike.stages.instructions import Parsing, parse, prompt_text
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,42 @@ def test_same_bytes_each_time_and_written_once(root, tmp_path):
     assert again.stat().st_mtime_ns == stamp
     assert demo.text(root).read_bytes() == demo.text(tmp_path).read_bytes()
     assert len([*tmp_path.iterdir()]) == 2  # one folder each, no draft left
+
+
+@pytest.mark.parametrize(
+    ("answer", "reward"),
+    [
+        ("apple pear plum grape", 1.0),
+        ("Apple saw", 0.25),
+        ("apple apple apple apple", 0.25),  # a word counts once
+        ("apple pear plum grape saw", 0.8),  # and what is too much takes away
+        ("", 0.0),
+    ],
+)
+def test_the_truth_of_words(answer: str, reward: float) -> None:
+    assert demo.asked_words("Name four fruit words.", answer, {}) == reward
+
+
+def test_no_truth_without_one_kind():
+    assert demo.asked_words("Name four words.", "apple", {}) is None
+    assert demo.asked_words("Name four fruit or tool words.", "apple", {}) is None
+
+
+def test_words_to_learn_from_are_half_right_and_prompts_are_held_out(root):
+    train, prompts, test = (rows(demo.words(root, subset)) for subset in ("train", "prompts", "test"))
+    answers = [row for row in train if "\n" not in row["query"]]
+    assert {row["query"] for row in answers} == {row["prompt"] for row in prompts}
+    assert not {row["prompt"] for row in test} & {row["prompt"] for row in prompts}
+    right = [demo.asked_words(row["query"], row["response"], {}) for row in answers]
+    assert 0.3 < np.mean(right) < 0.45
+    assert {len(row["response"].split()) for row in answers} == set(range(2, 7))
+
+
+def test_lists_of_words_go_on_as_self_instruct_asks(root):
+    lists = [row for row in rows(demo.words(root)) if "\n" in row["query"]]
+    for row in lists:
+        shown = [line.partition(" ")[2] for line in row["query"].splitlines()[2:-1]]
+        assert row["query"] == prompt_text(shown)
+        more = parse(row["response"], Parsing(), len)
+        assert len(more) == 2
+        assert all(demo.asked_words(prompt, "", {}) == 0 for prompt in more)
