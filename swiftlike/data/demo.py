@@ -39,7 +39,8 @@ SHAPES = ("circle", "square", "triangle")
 ASKED = 4  # words that a prompt of `demo-words` asks for
 VERBS, MANNERS = ("Name", "List", "Write", "Say"), ("", "please ", "once more ", "in a row ", "for me ")
 NOUNS = ("words", "things", "names")
-ANSWERED, LISTED = 6, 240  # answers (and pairs) to each prompt; lists of prompts
+ANSWERED, LISTED = 6, 240  # answers to each prompt; lists of prompts
+COMPARED = 18  # pairs to each prompt
 ERROR = 0.1  # how unsure annotators are, in units of the truth
 SIDE = 64  # pixels of a picture
 RADIUS = (9, 19)  # pixels, of a shape
@@ -134,7 +135,7 @@ def _judged_rows(prompts: Sequence[str], held_out: Sequence[str]) -> Rows:
     """`pairs` and `test_pairs`: two answers of those of `train`, as annotators rank them, who err where both are nearly
     as good. `golden`: the answer that cannot be improved, with query_id."""
     rng = random.Random(f"{SEED} judged")
-    pairs = [_compared(prompt, rng) for prompt in prompts for _ in range(ANSWERED)]
+    pairs = [_compared(prompt, rng) for prompt in prompts for _ in range(COMPARED)]
     rng.shuffle(pairs)
     tests = [_compared(prompt, rng) for prompt in held_out for _ in range(ANSWERED)]
     golden = []
@@ -146,7 +147,9 @@ def _judged_rows(prompts: Sequence[str], held_out: Sequence[str]) -> Rows:
 
 def _compared(prompt: str, rng: random.Random) -> dict[str, str]:
     """Two answers; the first is preferred with probability sigmoid((truth - other's truth) / ERROR)."""
-    one, other = _anyhow(prompt, rng), _anyhow(prompt, rng)
+    one = other = _anyhow(prompt, rng)
+    while other == one:
+        other = _anyhow(prompt, rng)
     gap = (asked_words(prompt, one, {}) or 0.0) - (asked_words(prompt, other, {}) or 0.0)
     chosen, rejected = (one, other) if rng.random() < 1 / (1 + math.exp(-gap / ERROR)) else (other, one)
     return {"query": prompt, "response": chosen, "rejected_response": rejected}

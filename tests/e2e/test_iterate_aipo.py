@@ -160,7 +160,7 @@ def test_the_demo_learns_and_is_done_once(swiftlike: Installed) -> None:
     other = (*SMALLER[1:], "max_iter=0", "train.learning_rate=1e-5")
     said = iterate(swiftlike, "demo_aipo", *other, "--dry_run").out
     assert "# iter0/filter (done)" in said
-    assert "# iter0/train (run: --learning_rate 0.0003 -> 1e-05)" in said
+    assert "# iter0/train (run: --learning_rate 0.0005 -> 1e-05)" in said
     assert "# iter0/dpo (run: after iter0/train)" in said
     done = iterate(swiftlike, "demo_aipo", *other)
     assert done.code == 0, done.err

@@ -121,3 +121,25 @@ def test_lists_of_words_go_on_as_self_instruct_asks(root):
         more = parse(row["response"], Parsing(), len)
         assert len(more) == 2
         assert all(demo.asked_words(prompt, "", {}) == 0 for prompt in more)
+
+
+def test_annotators_of_words_err_where_answers_are_close(root):
+    pairs = rows(demo.words(root, "pairs"))
+    gaps = [
+        demo.asked_words(row["query"], row["response"], {})
+        - demo.asked_words(row["query"], row["rejected_response"], {})
+        for row in pairs
+    ]
+    far = [gap > 0 for gap in gaps if abs(gap) > 0.4]
+    close = [gap > 0 for gap in gaps if 0 < abs(gap) < 0.15]
+    assert np.mean(far) > 0.98
+    assert 0.6 < np.mean(close) < 0.9
+    assert all(row["response"] != row["rejected_response"] for row in pairs)
+    asked = {row["query"] for row in pairs}
+    assert not asked & {row["query"] for row in rows(demo.words(root, "test_pairs"))}
+
+
+def test_golden_words_cannot_be_improved(root):
+    golden = rows(demo.words(root, "golden"))
+    assert {demo.asked_words(row["query"], row["golden"], {}) for row in golden} == {1.0}
+    assert len({row["query_id"] for row in golden}) == len(golden)

@@ -88,3 +88,20 @@ def test_equal_answers_are_left_out_by_design(name: str) -> None:
 
 def test_the_word_for_input_is_taken_off_in_the_chinese_set() -> None:
     assert rows_of("alpaca-zh")[0].prompt.messages[0].content == "改正句子\n他去家"
+
+
+def test_a_review_is_cut_after_ten_words_and_signs() -> None:
+    first, second, _ = rows_of("imdb")
+    assert first.prompt.messages[0].content == "I watched this on a train and the journey was"
+    assert first.completions[0].messages[0].content.startswith(" too short")
+    assert second.prompt.messages[0].content.endswith("of this film.<")
+    card = DATASETS.get("imdb")
+    assert card.to_row is not None
+    assert card.to_row({"text": "Ten words and signs are not more than ten.", "label": 0}) is None
+
+
+@pytest.mark.parametrize("name", ["hh-rlhf", "imdb", "tldr"])
+def test_held_out_rows_are_another_split_of_the_same_set(name: str) -> None:
+    card, held_out = DATASETS.get(name), DATASETS.get(f"{name}-test")
+    assert (card.hf, card.split, held_out.split) == (held_out.hf, "train", "test")
+    assert find_card(card.hf) is card
