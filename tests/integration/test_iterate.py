@@ -227,11 +227,10 @@ def test_a_full_disk(recipe: Path, tmp_path: Path) -> None:
     try:
         out = f"output_dir={disk}/out"
         iterate(recipe, out, "--only", "first")
-        with (disk / "ballast").open("wb") as ballast:
+        with (disk / "ballast").open("wb", buffering=0) as ballast:
             try:
                 while True:
                     ballast.write(b"x" * 4096)
-                    ballast.flush()
             except OSError:
                 pass
         said = iterate(recipe, out, code=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses as dc
 import os
 import shlex
 import socket
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from swiftlike.core.declare import Stage
 from swiftlike.core.errors import UserError
@@ -125,35 +128,49 @@ class Driver:
             self._skip(decided)
             return
         self.progress.begin(step.name, decided.why)
-        parts = state.parts_of(self.recipe, step)
         self._inputs_are_there(step)
+        resume = decided.action == plan.RESUME
         try:
-            words = self._prepare(step, resume=decided.action == plan.RESUME)
-            mark = state.Mark(
-                state=state.RUNNING, identity=state.identity_of(parts), parts=parts, words=words,
-                started=time.time(), where=f"{socket.gethostname()}:{step.folder.absolute()}",
-            )  # fmt: skip
-            state.write_mark(self.recipe.root, step, mark)
-        except OSError as error:
-            raise UserError(f"stage {step.name}: cannot write in {step.folder}: {error.strerror}") from None
-        try:
-            if not (decided.action == plan.RESUME and step.stage.resumes and state.whole_output(step)):
-                self._launch(step, words)
+            self._begin(step, resume)
+            if not (resume and step.stage.resumes and state.whole_output(step)):
+                self._launch(step, self.mark.words)
             self._wait_for_output(step)
+            rows = state.rows_of(step)
+            self._note(step, state=state.DONE, seconds=self.progress.end(rows), rows=rows)
         except UserError:
-            self.progress.wipe()
-            self._mark(step, mark, state.FAILED)
+            self._failed(step)
             raise
-        rows = state.rows_of(step)
-        self._mark(step, mark, state.DONE, seconds=self.progress.end(rows), rows=rows)
-
-    def _mark(self, step: Step, mark: state.Mark, to: str, **values: float | None) -> None:
-        try:
-            state.write_mark(self.recipe.root, step, state.dc.replace(mark, state=to, **values))  # type: ignore[arg-type]
         except OSError as error:
-            if to == state.DONE:
-                raise UserError(f"stage {step.name}: cannot write in {step.folder}: {error.strerror}") from None
-            log.warning("stage %s: its mark cannot be written: %s", step.name, error.strerror)
+            self._failed(step)
+            raise UserError(f"stage {step.name}: {error.filename or step.folder}: {error.strerror}") from None
+
+    def _begin(self, step: Step, resume: bool) -> None:
+        parts = state.parts_of(self.recipe, step)
+        words = self._prepare(step, resume)
+        self.mark = state.Mark(
+            state=state.RUNNING,
+            identity=state.identity_of(parts),
+            parts=parts,
+            words=words,
+            started=time.time(),
+            where=f"{socket.gethostname()}:{step.folder.absolute()}",
+        )
+        self._note(step)
+
+    def _note(self, step: Step, **values: Any) -> None:
+        self.mark = dc.replace(self.mark, **values)
+        state.write_mark(self.recipe.root, step, self.mark)
+
+    def _failed(self, step: Step) -> None:
+        self.progress.wipe()
+        with contextlib.suppress(OSError, AttributeError):  # a disk without room, or a stage that has not begun
+            self._note(step, state=state.FAILED)
+
+    def _answer(self, step: Step) -> None:
+        """Tell the other machines, those that come late or again as well, that the stage is ready for them."""
+        found = state.calls(self.recipe.root, step, self.machine.count)
+        if set(found) - set(self.mark.calls):
+            self._note(step, calls=found)
 
     def _skip(self, decided: plan.Planned) -> None:
         if decided.action == plan.SKIP:
@@ -200,12 +217,19 @@ class Driver:
         if shards > 1:
             split = [(*words, "--shard", str(k), "--num_shards", str(shards)) for k in range(shards)]
             jobs = [Job(words=words, env=env, shard=k) for k, words in enumerate(split)]
-        stage_log = Log(state.log_file(self.recipe.root, step))
+        stage_log = Log(state.log_file(self.recipe.root, step, self.machine.rank))
         stage_log.add(shlex.join(words), None)
-        self.launch(step, jobs, stage_log, self.progress.say)
+
+        def say(text: str) -> None:
+            self.progress.say(text)
+            if self.machine.leads:
+                self._answer(step)
+
+        self.launch(step, jobs, stage_log, say)
 
     def _wait_for_output(self, step: Step) -> None:
         def there() -> bool | None:
+            self._answer(step)
             return step.output.exists() or None
 
         if self.machine.count == 1 and not there():
@@ -218,26 +242,27 @@ class Driver:
         """Do this machine's part of a step, when the first machine has made it ready."""
         if step.name not in allowed:
             return
-        ready = self._when(step, (state.RUNNING, state.DONE, state.FAILED), "to begin")
+        word = state.call(self.recipe.root, step, self.machine.rank)
+        ready = self._when(step, lambda mark: mark.state == state.DONE or word in mark.calls, "begin")
         if ready.state == state.DONE:
             self._skip(plan.Planned(step, plan.SKIP, ""))
             return
         self.progress.begin(step.name, f"part {self.machine.rank} of {self.machine.count}")
         if (step.stage.sharded or step.stage.trains) and not state.whole_output(step):
             self._launch(step, ready.words)
-        self._when(step, (state.DONE,), "to end")
+        self._when(step, lambda mark: mark.state == state.DONE, "end")
         self.progress.end(None)
 
-    def _when(self, step: Step, states: Sequence[str], what: str) -> state.Mark:
+    def _when(self, step: Step, fits: Callable[[state.Mark], bool], what: str) -> state.Mark:
         """The mark that the first machine has left of this very stage."""
 
         def find() -> state.Mark | None:
             mark = state.read_mark(self.recipe.root, step)
-            if mark is None or mark.state not in states:
+            if mark is None or not fits(mark):
                 return None
             return mark if mark.identity == state.identity_of(state.parts_of(self.recipe, step)) else None
 
-        return machines.wait(find, lambda: f"machine 0 {what} stage {step.name}", self.args.wait_timeout)
+        return machines.wait(find, lambda: f"machine 0 to {what} stage {step.name}", self.args.wait_timeout)
 
 
 def missing_shards(step: Step) -> str:

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import newest_checkpoint, write_json
+from swiftlike.core.files import atomic, newest_checkpoint, write_json
 from swiftlike.pipelines.iterate.recipe import Recipe, Step
 
 STATE, BACKUP = "stages", "backup_"  # folders beside those of the stages
@@ -25,7 +26,8 @@ RUNNING, DONE, FAILED = "running", "done", "failed"
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What is known of a stage's last run. `parts` is what its identity is made of, to say what changed."""
+    """What is known of a stage's last run. `parts` is what its identity is made of, to say what changed; `calls` are
+    those of other machines that this run of the stage has answered."""
 
     state: str
     identity: str
@@ -35,6 +37,7 @@ class Mark:
     seconds: float = 0.0
     rows: int | None = None
     where: str = ""
+    calls: list[str] = dc.field(default_factory=list)
 
 
 def mark_file(root: Path, step: Step) -> Path:
@@ -42,9 +45,9 @@ def mark_file(root: Path, step: Step) -> Path:
     return root / STATE / f"{step.name}.json"
 
 
-def log_file(root: Path, step: Step) -> Path:
-    """`stages/iter0/dpo.log.jsonl`."""
-    return root / STATE / f"{step.name}.log.jsonl"
+def log_file(root: Path, step: Step, rank: int = 0) -> Path:
+    """`stages/iter0/dpo.log.jsonl`; each machine has its own."""
+    return root / STATE / f"{step.name}.log{rank or ''}.jsonl"
 
 
 def read_mark(root: Path, step: Step) -> Mark | None:
@@ -59,6 +62,25 @@ def read_mark(root: Path, step: Step) -> Mark | None:
 def write_mark(root: Path, step: Step, mark: Mark) -> None:
     """Leave the mark, whole or not at all."""
     write_json(mark_file(root, step), dc.asdict(mark))
+
+
+def call(root: Path, step: Step, rank: int) -> str:
+    """Machine `rank` is ready for a stage. Gives what the first machine will answer: a mark that an earlier run left
+    does not hold it."""
+    word = uuid.uuid4().hex
+    with atomic(_call_file(root, step, rank)) as file:
+        file.write(word)
+    return word
+
+
+def calls(root: Path, step: Step, count: int) -> list[str]:
+    """The newest call of each of `count` machines that has called."""
+    found = [_call_file(root, step, rank) for rank in range(1, count)]
+    return [path.read_text(encoding="utf-8") for path in found if path.is_file()]
+
+
+def _call_file(root: Path, step: Step, rank: int) -> Path:
+    return root / STATE / f"{step.name}.call{rank}"
 
 
 def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
