@@ -61,6 +61,14 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
     return count
 
 
+def errors_file(output: Path) -> Path:
+    """`answers.jsonl` -> `answers.errors.jsonl`."""
+    name = output.name
+    for suffix in (".gz", ".jsonl", ".json"):
+        name = name.removesuffix(suffix)
+    return output.with_name(f"{name}.errors.jsonl")
+
+
 def append_jsonl(path: str | Path, row: Any) -> None:
     """Add one line, in one write, so that a killed run leaves whole lines."""
     with Path(path).open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import write_jsonl
+from swiftlike.core.files import errors_file, write_jsonl
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.data.files import Record
@@ -148,11 +148,3 @@ class Account:
             gone = ", ".join(f"{name} ({count} rows)" for name, count in self.lost.most_common())
             lines.append(f"  not carried over: {gone}")
         return lines
-
-
-def errors_file(output: Path) -> Path:
-    """`answers.jsonl` -> `answers.errors.jsonl`."""
-    name = output.name
-    for suffix in (".gz", ".jsonl", ".json"):
-        name = name.removesuffix(suffix)
-    return output.with_name(f"{name}.errors.jsonl")

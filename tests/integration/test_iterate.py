@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -261,3 +263,80 @@ def test_stages_on_ray(recipe: Path) -> None:
     said = iterate(recipe, "--launcher", "ray", code=2)
     assert "stage iter0/second failed (exit code 3)" in said
     assert "the disk is on fire" in said
+
+
+JUDGED = """
+output_dir: OUT
+url: URL
+stages:
+  judge:
+    command: score
+    output: scored.jsonl
+    args: {dataset: ROWS, scorer: judge, judge_model: j, judge_url: "${url}", judge_retries: 2, judge_timeout: 30,
+           judge_cache: CACHE, judge_concurrency: 2}
+"""
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Too busy at first, then marks; about rows that say so it talks rubbish or breaks."""
+
+    busy = 0
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        Judge.busy -= 1
+        status = 429 if Judge.busy >= 0 else 500 if "breaks" in asked else 200
+        said = "what a day" if "rubbish" in asked else "[[7]]"
+        message = {"role": "assistant", "content": said}
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "j",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}  # fmt: skip
+        data = json.dumps(body if status == 200 else {"error": {"message": "no", "type": "x"}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Not on stderr."""
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Iterator[Callable[[list[str]], Path]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def make(answers: list[str]) -> Path:
+        rows = [{"prompt": f"q{k}", "completions": [answer, "ok"]} for k, answer in enumerate(answers)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = JUDGED.replace("OUT", str(tmp_path / "out")).replace("ROWS", str(tmp_path / "rows.jsonl"))
+        text = text.replace("CACHE", str(tmp_path / "replies.sqlite"))
+        path = tmp_path / "judged.yaml"
+        path.write_text(text.replace("URL", f"http://127.0.0.1:{server.server_port}/v1"))
+        return path
+
+    yield make
+    server.shutdown()
+
+
+def test_a_judge_that_is_busy_talks_rubbish_or_breaks(judged: Callable[[list[str]], Path], tmp_path: Path) -> None:
+    Judge.busy = 2
+    said = iterate(judged(["fine", "rubbish", "breaks", "fine too"]))
+    assert "judge: done in" in said
+    assert f"judge: 2 rows went wrong and are left out: see {tmp_path}/out/judge/scored.errors.jsonl" in said
+    errors = (tmp_path / "out/judge/scored.errors.jsonl").read_text()
+    assert "no mark in the judge's reply: 'what a day'" in errors
+    assert "rows.jsonl:3" in errors
+    assert len((tmp_path / "out/judge/scored.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_judge_that_is_not_there_stops_the_stage(judged: Callable[[list[str]], Path], tmp_path: Path) -> None:
+    path = judged(["fine", "fine too"])
+    said = iterate(path, "url=http://127.0.0.1:9/v1", code=2)
+    assert "stage judge failed (exit code 2)" in said
+    assert "the judge at http://127.0.0.1:9/v1/ does not answer" in said
+    Judge.busy = 1000
+    assert "does not answer: Error code: 429" in iterate(path, code=2)
+    Judge.busy = 0
+    assert "judge: done in" in iterate(path)
+    Judge.busy = 0

@@ -10,7 +10,7 @@ from typing import Any
 from swiftlike.args.eval import names_model
 from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import read_document, write_json, write_jsonl
+from swiftlike.core.files import errors_file, read_document, write_json, write_jsonl
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.pipelines.evaluate.answers import read_rows
@@ -19,7 +19,7 @@ from swiftlike.pipelines.evaluate.questions import BENCHES, Asked, Bench, read_q
 from swiftlike.pipelines.evaluate.results import Values, folder_of, publish
 from swiftlike.pipelines.infer.batch import adapter_of
 from swiftlike.pipelines.journal import Journal, digest, journal
-from swiftlike.pipelines.records import Account, errors_file, settings_of
+from swiftlike.pipelines.records import Account, settings_of
 from swiftlike.pipelines.serving import Opened, open_model
 from swiftlike.stages.evaluation.answers import model_name
 

@@ -136,6 +136,8 @@ class Driver:
                 self._launch(step, self.mark.words)
             self._wait_for_output(step)
             rows = state.rows_of(step)
+            if wrong := state.wrong_rows(step):
+                log.warning("%s: %d rows went wrong and are left out: see %s", step.name, *wrong)
             self._note(step, state=state.DONE, seconds=self.progress.end(rows), rows=rows)
         except UserError:
             self._failed(step)

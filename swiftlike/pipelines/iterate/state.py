@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import atomic, newest_checkpoint, write_json
+from swiftlike.core.files import atomic, errors_file, newest_checkpoint, write_json
 from swiftlike.pipelines.iterate.recipe import Recipe, Step
 
 STATE, BACKUP = "stages", "backup_"  # folders beside those of the stages
@@ -151,9 +151,17 @@ def whole_output(step: Step) -> bool:
 
 def rows_of(step: Step) -> int | None:
     """Lines of an output that has one per row."""
-    if not step.output.is_file() or step.output.suffix != ".jsonl":
-        return None
-    with step.output.open("rb") as file:
+    return _lines(step.output) if step.output.is_file() and step.output.suffix == ".jsonl" else None
+
+
+def wrong_rows(step: Step) -> tuple[int, Path] | None:
+    """How many rows have no result although they should, and the file that says why."""
+    path = errors_file(step.output)
+    return (_lines(path), path) if path.is_file() else None
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
         return sum(1 for _ in file)
 
 

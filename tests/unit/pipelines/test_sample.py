@@ -13,6 +13,7 @@ import pytest
 from swiftlike.cli.commands import load
 from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
+from swiftlike.core.files import errors_file
 from swiftlike.core.merge import Run
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.formats import FORMATS
@@ -20,7 +21,7 @@ from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.datasets_registry.shapes import to_row
 from swiftlike.pipelines.answers import in_conversation, in_text
 from swiftlike.pipelines.journal import Journal, digest
-from swiftlike.pipelines.records import Account, errors_file, read_records
+from swiftlike.pipelines.records import Account, read_records
 from swiftlike.pipelines.sample import requests_of, seed_of
 from swiftlike.pipelines.sample_rows import Reader, Sampled, Writer
 from swiftlike.pipelines.serving import open_model
