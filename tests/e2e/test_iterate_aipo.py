@@ -149,8 +149,8 @@ def test_the_demo_learns_and_is_done_once(swiftlike: Installed) -> None:
     assert rows["iter1"]["win_rate_lower"] > 0.5
 
     status = iterate(swiftlike, "status", "demo_aipo", *SMALLER)
-    states = [line.split()[1] for line in status.out.splitlines()[2:]]
-    assert states == ["done"] * (5 + 2 * len(ROUND) + 1), status.out
+    assert status.out.count(" done ") == 5 + 2 * len(ROUND) + 1, status.out
+    assert re.findall("to do|failed|again", status.out) == []
 
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
     assert iterate(swiftlike, "demo_aipo", *SMALLER).code == 0

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from tests.e2e.conftest import Installed
 from tests.e2e.recipes import iterate
@@ -32,12 +31,20 @@ def rows_of(root: Path) -> dict[str, bytes]:
 
 
 def killed(swiftlike: Installed, root: Path, after: float) -> bool:
-    """Start the run, and kill it after so many seconds. Whether it was still there."""
+    """Start the run, and kill it after so many seconds. False when it was done before."""
     argv = [str(swiftlike.path), "iterate", *WORDS, f"output_dir={root}"]
     with subprocess.Popen(argv, env=swiftlike.env, cwd=swiftlike.folder, stderr=subprocess.DEVNULL) as process:
-        time.sleep(after)
-        process.kill()
-        return process.wait() == -signal.SIGKILL
+        try:
+            assert process.wait(after) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait() == -signal.SIGKILL
+    return False
+
+
+def weights(root: Path) -> dict[str, bytes]:
+    """The models that a run has made."""
+    return {name: (root / name / "model.safetensors").read_bytes() for name in ("start", "iter0/dpo")}
 
 
 @pytest.mark.slow
@@ -46,16 +53,19 @@ def test_killed_twenty_times(swiftlike: Installed, tmp_path: Path) -> None:
     done = iterate(swiftlike, *WORDS, f"output_dir={tmp_path / 'plain'}")
     assert done.code == 0, done.err
     stage = (time.monotonic() - begun) / done.err.count(": done in")
-    draw = random.Random(20)
-    hits = sum(killed(swiftlike, tmp_path / "killed", draw.uniform(0.1, 2.5) * stage) for _ in range(KILLS))
-    assert hits == KILLS
-    done = iterate(swiftlike, *WORDS, f"output_dir={tmp_path / 'killed'}")
+    draw, kills, roots = random.Random(20), 0, [tmp_path / "killed0"]
+    while kills < KILLS:
+        if killed(swiftlike, roots[-1], draw.uniform(0.1, 2.0) * stage):
+            kills += 1
+        else:  # the machine is faster than it was: on to another one
+            roots.append(tmp_path / f"killed{len(roots)}")
+    done = iterate(swiftlike, *WORDS, f"output_dir={roots[-1]}")
     assert done.code == 0, done.err
-    plain, other = rows_of(tmp_path / "plain"), rows_of(tmp_path / "killed")
-    assert plain.keys() == other.keys()
-    assert {name for name in plain if plain[name] != other[name]} == set()
-    for model in ("start", "iter0/dpo"):
-        weights = [load_file(tmp_path / run / model / "model.safetensors") for run in ("plain", "killed")]
-        assert weights[0].keys() == weights[1].keys()
-        assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
-    assert not [*(tmp_path / "killed").glob("backup_*")]
+    expected = rows_of(tmp_path / "plain")
+    assert len(expected) >= len(ROWS)
+    for root in roots:
+        found = rows_of(root)
+        assert found.keys() == expected.keys()
+        assert {name for name in found if found[name] != expected[name]} == set()
+        assert weights(root) == weights(tmp_path / "plain")
+        assert not [*root.glob("backup_*")]

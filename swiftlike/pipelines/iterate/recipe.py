@@ -159,9 +159,7 @@ class _Expansion:
         if kind == PROGRAM:
             words = [str(word) for word in _plain(node.program)]
         else:
-            options = _plain(node.get("options"))
-            merged = [options] if isinstance(options, dict) else options
-            args = {key: value for one in (*merged, _plain(node.get("args"))) for key, value in one.items()}
+            args = self._args(key, node)
             words = [kind, *words_of({**args, stage.flag: str(output)})]
             if stage.trains:
                 words += ["--add_version", "false"]
@@ -179,6 +177,17 @@ class _Expansion:
                 processes=None if processes is None else int(processes),
             )
         )
+
+    def _args(self, key: str, node: Any) -> dict[str, Any]:
+        """The flags of a stage: `args` over `options`, of which later ones win when there are several."""
+        options = _plain(node.get("options"))
+        several = options if isinstance(options, list) else [options]
+        found: dict[str, Any] = {}
+        for one in (*several, _plain(node.get("args"))):
+            if not isinstance(one, dict):
+                raise UserError(f"{self.path}: stage {key!r}: `options` and `args` are mappings of flags, not {one!r}")
+            found |= one
+        return found
 
     def _kind(self, key: str, node: Any) -> tuple[str, Stage]:
         if ("command" in node) == ("program" in node):

@@ -88,6 +88,16 @@ def test_overrides_change_values_and_add_flags(tmp_path: Path) -> None:
     assert train[train.index("--model") + 1] == "other"
 
 
+def test_of_several_options_later_ones_win_and_args_win_over_all(tmp_path: Path) -> None:
+    text = TEXT.replace("options: ${train}", 'options: ["${train}", {beta: 1, learning_rate: 3, model: no}]')
+    words = " ".join(expanded(tmp_path, text).steps[2].words)
+    assert words.startswith("rlhf --learning_rate 3 --report_to none --beta 1 --model base ")
+
+
+def test_options_that_are_no_flags(tmp_path: Path) -> None:
+    assert "mappings of flags, not 'base'" in refused(tmp_path, TEXT.replace("options: ${train}", "options: ${model}"))
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
