@@ -27,11 +27,11 @@ class IterateArgs:
         "local: processes on this machine (and, with DIST_NNODES, one such command on each of the others); ray: places "
         "stages on a Ray cluster; slurm: prints a script for sbatch",
     )
-    shards: int = arg(1, "processes that each data stage is split into", ge=1)
+    shards: int = arg(1, "processes on each machine that a data stage is split into; its cards are divided", ge=1)
     wait_timeout: float = arg(3600.0, "seconds to wait for other machines", ge=0)
     ray_address: str | None = arg(None, "ray: cluster to join; none: RAY_ADDRESS, else one on this machine")
     gpus_per_stage: float | None = arg(
-        None, "ray, slurm: cards for each process of a stage; none: all of a machine", ge=0
+        None, "ray: cards for each process of a stage, none: all of a machine; slurm: cards of each machine", ge=0
     )
     slurm_nodes: int = arg(1, "slurm: machines", ge=1)
     slurm_options: list[str] = arg([], "slurm: further #SBATCH options, as in partition=a100 time=24:00:00")
@@ -44,6 +44,6 @@ def problems(run: Any) -> list[str]:
         found.append("which recipe? give a file, or the name of a built-in one")
     if args.only and args.from_stage:
         found.append("--only and --from_stage: give one of them")
-    if args.launcher == "slurm" and args.shards > 1:
-        found.append("--shards: with --launcher slurm every machine is a shard; see --slurm_nodes")
+    if args.launcher == "slurm" and args.force:
+        found.append("--force: a job that is submitted again would begin anew each time")
     return found

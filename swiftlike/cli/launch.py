@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses as dc
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from swiftlike.core.devices import own_devices
+from swiftlike.core.devices import own_devices, visible_devices
 from swiftlike.core.errors import UserError
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # names a file that the first process to report an error makes; set by TORCHRUN
 PORT = 29500  # where several machines meet when MASTER_PORT does not say
 TORCHRUN = "swiftlike.pipelines.elastic"
@@ -100,14 +97,3 @@ def speaks(env: Mapping[str, str]) -> bool:
 def spoken(env: Mapping[str, str]) -> bool:
     """Whether another process has reported an error, or a stop, that this one's failure may follow from."""
     return bool(env.get(SPOKEN)) and Path(env[SPOKEN]).exists()
-
-
-def visible_devices(env: Mapping[str, str]) -> list[str]:
-    """Names of the cards that this process may use, without importing torch."""
-    if VISIBLE in env:
-        names = [name.strip() for name in env[VISIBLE].split(",")]
-        return names[: names.index("-1")] if "-1" in names else [name for name in names if name]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
-    return [str(at) for at, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))]

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 PARENT = "_SWIFTLIKE_PARENT"  # set by pipelines that start processes; the underscore: it is no flag
 _PR_SET_PDEATHSIG = 1
@@ -17,6 +18,7 @@ def end_with_parent(env: Mapping[str, str]) -> None:
         return
     import ctypes
 
+    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # it ended before we asked
+    if os.getppid() != parent or not Path(f"/proc/{env[PARENT]}").exists():  # it ended before we asked
         os.kill(os.getpid(), signal.SIGKILL)

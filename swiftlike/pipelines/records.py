@@ -120,12 +120,15 @@ class Account:
     def write(self, output: Path, records: Iterable[dict[str, Any]]) -> int:
         """Write the output whole and, where rows went wrong, the file that says which. Gives the exit code."""
         try:
-            self.written = write(output, records)
+            draft = output.with_name(f".{output.name}")
+            self.written = write(draft, records)
             beside = errors_file(output)
             if self.errors:
                 write_jsonl(beside, self.errors)
             else:
                 beside.unlink(missing_ok=True)
+            if self.written:  # last: who finds the output finds all that belongs to it
+                draft.replace(output)
         except OSError as error:
             raise UserError(f"cannot write {output}: {error.strerror or error}") from error
         for line in self.as_lines(output):

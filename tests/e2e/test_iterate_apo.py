@@ -24,7 +24,8 @@ def test_the_players_take_turns() -> None:
         rm = steps[f"round{n}/rm"]
         assert value(rm, "model") == "out/base_rm/ckpt1"
         start = rm.index("--dataset")
-        assert list(rm[start + 1 : start + 3]) == ["hh-rlhf", f"out/round{n}/game/rows.jsonl"]
+        pairs = "hh-rlhf:helpful-base/harmless-base"
+        assert list(rm[start + 1 : start + 3]) == [pairs, f"out/round{n}/game/rows.jsonl"]
         assert value(steps[f"round{n}/best"], "ckpt_dir") == f"out/round{n}/rm"
         assert value(steps[f"round{n}/train"], "dataset") == f"out/round{n}/best/scored.jsonl"
     assert value(steps["base_rm"], "task_type") == "rm"

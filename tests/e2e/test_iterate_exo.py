@@ -45,7 +45,7 @@ def test_what_a_loss_learns_from(loss: str) -> None:
     sampled = loss.endswith("rw")
     assert ("generate" in steps, "label" in steps) == (sampled, sampled)
     assert value(steps["align"], "loss_type") == loss
-    assert value(steps["align"], "dataset") == ("out/label/scored.jsonl" if sampled else "hh-rlhf")
+    assert value(steps["align"], "dataset") == ("out/label/scored.jsonl" if sampled else "hh-rlhf:helpful-base")
 
 
 def test_an_adapter_is_merged_before_others_start_from_it() -> None:

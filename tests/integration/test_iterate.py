@@ -215,6 +215,51 @@ def test_a_machine_that_never_comes(recipe: Path) -> None:
     assert "start the same command there again" in said
 
 
+def test_force_is_for_one_machine(recipe: Path) -> None:
+    assert "--force is for one machine" in iterate(recipe, "--force", code=2, DIST_NNODES="2")
+
+
+def test_an_unfinished_input_is_not_taken(recipe: Path) -> None:
+    (recipe.parent / "fire").touch()
+    iterate(recipe, code=2)
+    (recipe.parent / "out/iter0/second/rows.jsonl").write_text("half\n")
+    said = iterate(recipe, "--from_stage", "iter0/third", code=2)
+    assert "iter0/second: it was not finished" in said
+
+
+def test_the_environment_of_flags_counts(recipe: Path) -> None:
+    iterate(recipe)
+    assert ran(iterate(recipe, "--only", "first", SWIFTLIKE_TEMPERATURE="0.5")) == ["first"]
+
+
+def test_files_that_are_not_there_are_found_first(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "  pairs: {command: score, args: {dataset: gone.jsonl, rule: judge.py:f}}\n")
+    said = iterate(recipe, code=2)
+    assert "stage pairs: --dataset: there is no gone.jsonl" in said
+    assert "stage pairs: --rule: there is no judge.py" in said
+    assert "not there yet: stage pairs" in iterate(recipe, "--dry_run")
+
+
+def test_what_a_stage_leaves_running_does_not_hold_it(recipe: Path) -> None:
+    text = (
+        recipe.read_text() + '  left: {program: [bash, -c, "sleep 60 & echo x > $0", "${out:left}"], output: x.txt}\n'
+    )
+    recipe.write_text(text)
+    begun = time.monotonic()
+    iterate(recipe, "rounds=-1", code=2)
+    iterate(recipe, "--only", "left")
+    assert time.monotonic() - begun < 50
+
+
+def test_sigterm_reaches_the_stages(recipe: Path) -> None:
+    process = start(recipe, "slow=600")
+    until(lambda: (recipe.parent / "out/stages/iter0/second.log.jsonl").exists())
+    process.terminate()
+    assert "stopped" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert ran(iterate(recipe, "slow=0")) == ALL[1:]
+
+
 def test_nowhere_to_write(recipe: Path) -> None:
     (recipe.parent / "file").write_text("")
     assert "cannot write in" in iterate(recipe, f"output_dir={recipe.parent}/file/out", code=2)

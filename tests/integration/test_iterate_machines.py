@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,8 +27,8 @@ stages:
   score: {command: score, output: pairs.jsonl, args: {dataset: "${out:sample}", write: pairs, regex: "e.*e"}}
   train:
     command: rlhf
-    args: {rlhf_type: dpo, model_type: tiny-llama, template: plain, dataset: "${out:score}", max_steps: 2,
-           report_to: none, dataset_test_ratio: 0, eval_strategy: "no", gradient_accumulation_steps: 1, batch_size: 2}
+    args: {rlhf_type: dpo, model_type: tiny-llama, template: plain, dataset: "${out:score}", max_steps: 4,
+           save_steps: 1, report_to: none, dataset_test_ratio: 0, eval_strategy: "no", gradient_accumulation_steps: 1, batch_size: 2}
 """
 
 
@@ -73,6 +74,17 @@ def test_two_machines_one_of_them_lost(tmp_path: Path) -> None:
         one = rows(tmp_path / "one", name)
         assert len(one) > 3
         assert rows(tmp_path / "four", name) == rows(tmp_path / "two", name) == one
-    assert (tmp_path / "two/train/checkpoint-2/swiftlike.json").is_file()
-    losses = [line for line in rows(tmp_path / "two", "train/logging.jsonl") if '"loss"' in line]
-    assert losses
+    assert (tmp_path / "two/train/checkpoint-4/swiftlike.json").is_file()
+    stopped(tmp_path / "two", 3)
+    said = ended(*(machine(two, rank, 2, port) for rank in range(2)))
+    assert "train: was stopped" in said
+    assert (tmp_path / "two/train/checkpoint-4/swiftlike.json").is_file()
+    words = json.loads((tmp_path / "two/stages/train.json").read_text())["words"]
+    assert words[-1].endswith("train/checkpoint-3")
+
+
+def stopped(root: Path, step: int) -> None:
+    """As if the training had been killed after that step's checkpoint."""
+    mark = root / "stages/train.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"state": "running"}))
+    shutil.rmtree(root / f"train/checkpoint-{step + 1}")

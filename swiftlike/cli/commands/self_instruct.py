@@ -24,5 +24,5 @@ COMMAND = Command(
     positional="dataset",
     check=problems,
     distributed=True,
-    stage=Stage(output="prompts.jsonl", flag="output", sharded=True),
+    stage=Stage(output="prompts.jsonl", flag="output", resumes=True, sharded=True),
 )

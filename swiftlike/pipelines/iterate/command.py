@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
+import itertools
 import os
+import re
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -14,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.declare import Stage
+from swiftlike.core.devices import VISIBLE, own_devices, visible_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import whole_checkpoints
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
+from swiftlike.core.optional import available
 from swiftlike.pipelines.iterate import machine as machines
 from swiftlike.pipelines.iterate import plan, state
 from swiftlike.pipelines.iterate.jobs import Job, Local, Log, Say
@@ -29,6 +34,9 @@ from swiftlike.pipelines.iterate.status import table
 Check = Callable[[Sequence[str]], list[str]]
 Launch = Callable[[Step, Sequence[Job], Log, Say], None]
 log = get_logger(__name__)
+_FILE = re.compile(r"(?:[\w.:-]+=)?([^#=:]+\.(?:jsonl?|csv|tsv|parquet|arrow|py)(?:\.gz)?)(?:[#:].*)?")
+_NEEDS = {("--scorer", "pairrm"): "llm_blender", ("--infer_backend", "vllm"): "vllm"}
+_BEAT = 10.0  # seconds between signs of life
 
 
 def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
@@ -45,18 +53,21 @@ def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
     checked(recipe, check)
     planned = plan.look_ahead(recipe, choice)
     if args.dry_run:
-        sys.stdout.write(script(planned))
+        sys.stdout.write(script(planned, args.shards))
+        for problem in outside(recipe):
+            log.warning("not there yet: %s", problem)
         return 0
     if args.launcher == "slurm":
         from swiftlike.pipelines.iterate.slurm import batch
 
         sys.stdout.write(batch(run, words))
         return 0
+    if missing := outside(recipe):
+        raise UserError(f"{recipe.path}: what stages read or need is not there", problems=missing)
     machine = machines.machine_of(os.environ)
-    if machine.count > 1 and args.shards > 1:
-        raise UserError(
-            "--shards and DIST_NNODES: with several machines each one is a shard", hint="leave --shards out"
-        )
+    if machine.count > 1 and args.force:
+        raise UserError("--force is for one machine", hint="remove what a stage wrote, and it is run again")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: stages are told, and may save
     with state.locked(recipe.root, machine.rank) as lock:
         launch = launcher(run, lock)
         try:
@@ -88,17 +99,30 @@ def checked(recipe: Recipe, check: Check) -> None:
         raise UserError(f"{recipe.path}: stages have flags that are wrong", problems=list(problems))
 
 
-def script(planned: Sequence[plan.Planned]) -> str:
+def outside(recipe: Recipe) -> list[str]:
+    """Files that no stage writes and that are not there, and packages that are not installed."""
+    problems: dict[str, None] = {}
+    for step in recipe.steps:
+        for flag, word in itertools.pairwise(step.words if step.kind != PROGRAM else ()):
+            found = _FILE.fullmatch(word)
+            if found and not state.of_stages(recipe, Path(found[1]).resolve()) and not Path(found[1]).exists():
+                problems[f"stage {step.key}: {flag}: there is no {found[1]}"] = None
+            package = _NEEDS.get((flag, word))
+            if package and not available(package):
+                problems[f"stage {step.key}: {flag} {word} needs the package {package}"] = None
+    return list(problems)
+
+
+def script(planned: Sequence[plan.Planned], shards: int) -> str:
     """The commands, as a user would type them, each below what would happen to it."""
     lines = []
     for one in planned:
-        words = one.step.words if one.step.kind == PROGRAM else ("swiftlike", *one.step.words)
-        env = [] if one.step.processes is None else [f"NPROC_PER_NODE={one.step.processes}"]
-        lines += [
-            f"# {one.step.name} ({one.action}{f': {one.why}' if one.why else ''})",
-            shlex.join([*env, *words]),
-            "",
-        ]
+        lines.append(f"# {one.step.name} ({one.action}{f': {one.why}' if one.why else ''})")
+        env = {} if one.step.processes is None else {"NPROC_PER_NODE": str(one.step.processes)}
+        for job in jobs_of(one.step, one.step.words, env, shards, machines.Machine()):
+            words = job.words if one.step.kind == PROGRAM else ("swiftlike", *job.words)
+            lines.append(" ".join([*(f"{name}={value}" for name, value in job.env.items()), shlex.join(words)]))
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -108,6 +132,8 @@ class Driver:
     def __init__(self, run: Run, recipe: Recipe, machine: machines.Machine, launch: Launch) -> None:
         self.args, self.recipe, self.machine, self.launch = run.iterate, recipe, machine, launch
         self.progress = Progress(len(recipe.steps))
+        self.mark: state.Mark | None = None  # of the stage at hand
+        self.beaten = 0.0
 
     def __call__(self, planned: Sequence[plan.Planned], allowed: set[str]) -> None:
         """Say what will be done, then do it. UserError when a stage fails."""
@@ -129,11 +155,12 @@ class Driver:
             return
         self.progress.begin(step.name, decided.why)
         self._inputs_are_there(step)
+        self.mark = None
         resume = decided.action == plan.RESUME
         try:
-            self._begin(step, resume)
+            words = self._begin(step, resume)
             if not (resume and step.stage.resumes and state.whole_output(step)):
-                self._launch(step, self.mark.words)
+                self._launch(step, words)
             self._wait_for_output(step)
             rows = state.rows_of(step)
             if wrong := state.wrong_rows(step):
@@ -146,7 +173,7 @@ class Driver:
             self._failed(step)
             raise UserError(f"stage {step.name}: {error.filename or step.folder}: {error.strerror}") from None
 
-    def _begin(self, step: Step, resume: bool) -> None:
+    def _begin(self, step: Step, resume: bool) -> list[str]:
         parts = state.parts_of(self.recipe, step)
         words = self._prepare(step, resume)
         self.mark = state.Mark(
@@ -158,20 +185,23 @@ class Driver:
             where=f"{socket.gethostname()}:{step.folder.absolute()}",
         )
         self._note(step)
+        return words
 
     def _note(self, step: Step, **values: Any) -> None:
+        assert self.mark is not None
         self.mark = dc.replace(self.mark, **values)
         state.write_mark(self.recipe.root, step, self.mark)
 
     def _failed(self, step: Step) -> None:
         self.progress.wipe()
-        with contextlib.suppress(OSError, AttributeError):  # a disk without room, or a stage that has not begun
-            self._note(step, state=state.FAILED)
+        if self.mark is not None:  # it had begun
+            with contextlib.suppress(OSError):  # a disk without room
+                self._note(step, state=state.FAILED)
 
     def _answer(self, step: Step) -> None:
         """Tell the other machines, those that come late or again as well, that the stage is ready for them."""
         found = state.calls(self.recipe.root, step, self.machine.count)
-        if set(found) - set(self.mark.calls):
+        if self.mark is not None and set(found) - set(self.mark.calls):
             self._note(step, calls=found)
 
     def _skip(self, decided: plan.Planned) -> None:
@@ -179,8 +209,13 @@ class Driver:
             self.progress.skip(decided.step.name)
 
     def _inputs_are_there(self, step: Step) -> None:
-        outputs = {one.name: one.output for one in self.recipe.steps}
-        missing = [f"{name}: there is no {outputs[name]}" for name in step.inputs if not outputs[name].exists()]
+        missing = []
+        for one in (one for one in self.recipe.steps if one.name in step.inputs):
+            mark = state.read_mark(self.recipe.root, one)
+            if not one.output.exists():
+                missing.append(f"{one.name}: there is no {one.output}")
+            elif mark is not None and mark.state != state.DONE:
+                missing.append(f"{one.name}: it was not finished")
         if missing:
             raise UserError(
                 f"stage {step.name} cannot begin: what it reads is not there", problems=missing,
@@ -214,16 +249,13 @@ class Driver:
             env = self.machine.training(step.processes)
         elif step.processes is not None:
             env = {"NPROC_PER_NODE": str(step.processes)}
-        shards = self.args.shards if step.stage.sharded else 1
-        jobs = [Job(words=tuple(words), env=env)]
-        if shards > 1:
-            split = [(*words, "--shard", str(k), "--num_shards", str(shards)) for k in range(shards)]
-            jobs = [Job(words=words, env=env, shard=k) for k, words in enumerate(split)]
+        jobs = jobs_of(step, words, env, self.args.shards, self.machine)
         stage_log = Log(state.log_file(self.recipe.root, step, self.machine.rank))
         stage_log.add(shlex.join(words), None)
 
         def say(text: str) -> None:
             self.progress.say(text)
+            self._beat(step)
             if self.machine.leads:
                 self._answer(step)
 
@@ -237,22 +269,31 @@ class Driver:
         if self.machine.count == 1 and not there():
             raise UserError(f"stage {step.name} has ended, and there is no {step.output}")
         machines.wait(
-            there, lambda: f"{step.output} (stage {step.name}): {missing_shards(step)}", self.args.wait_timeout
+            there,
+            lambda: f"{step.output} (stage {step.name}): {missing_shards(step)}",
+            self.args.wait_timeout,
+            lambda: state.beats(self.recipe.root, step, range(1, self.machine.count)),
         )
+
+    def _beat(self, step: Step) -> None:
+        """Show machines that wait for this one that it works."""
+        if self.machine.count > 1 and time.monotonic() - self.beaten > _BEAT:
+            self.beaten = time.monotonic()
+            state.beat(self.recipe.root, step, self.machine.rank)
 
     def _follow(self, step: Step, allowed: set[str]) -> None:
         """Do this machine's part of a step, when the first machine has made it ready."""
         if step.name not in allowed:
             return
         word = state.call(self.recipe.root, step, self.machine.rank)
-        ready = self._when(step, lambda mark: mark.state == state.DONE or word in mark.calls, "begin")
-        if ready.state == state.DONE:
+        ready = self._when(step, lambda mark: _settled(step, mark) or word in mark.calls, "begin")
+        if _settled(step, ready):
             self._skip(plan.Planned(step, plan.SKIP, ""))
             return
         self.progress.begin(step.name, f"part {self.machine.rank} of {self.machine.count}")
-        if (step.stage.sharded or step.stage.trains) and not state.whole_output(step):
+        if step.stage.trains or (step.stage.sharded and not step.output.exists()):
             self._launch(step, ready.words)
-        self._when(step, lambda mark: mark.state == state.DONE, "end")
+        self._when(step, lambda mark: _settled(step, mark), "end")
         self.progress.end(None)
 
     def _when(self, step: Step, fits: Callable[[state.Mark], bool], what: str) -> state.Mark:
@@ -264,7 +305,32 @@ class Driver:
                 return None
             return mark if mark.identity == state.identity_of(state.parts_of(self.recipe, step)) else None
 
-        return machines.wait(find, lambda: f"machine 0 to {what} stage {step.name}", self.args.wait_timeout)
+        return machines.wait(
+            find,
+            lambda: f"machine 0 to {what} stage {step.name}",
+            self.args.wait_timeout,
+            lambda: state.beats(self.recipe.root, step, range(1)),
+        )
+
+
+def _settled(step: Step, mark: state.Mark) -> bool:
+    return mark.state == state.DONE and step.output.exists()
+
+
+def jobs_of(
+    step: Step, words: Sequence[str], env: Mapping[str, str], shards: int, machine: machines.Machine
+) -> list[Job]:
+    """The processes of a stage on this machine; its pieces are numbered over all machines, and each has its cards."""
+    if shards == 1 or not step.stage.sharded:
+        return [Job(words=tuple(words), env=env)]
+    cards = visible_devices(os.environ)
+    jobs = []
+    for k in range(shards):
+        mine = ",".join(cards[i] for i in own_devices(len(cards), shards, k))
+        number, count = machine.rank * shards + k, machine.count * shards
+        split = (*words, "--shard", str(number), "--num_shards", str(count))
+        jobs.append(Job(words=split, env={**env, **({VISIBLE: mine} if mine else {})}, shard=number))
+    return jobs
 
 
 def missing_shards(step: Step) -> str:

@@ -23,6 +23,7 @@ from swiftlike.pipelines.iterate.recipe import PROGRAM, Step
 
 Say = Callable[[str], None]
 _LAST = 15  # lines of a failed stage that are shown
+_DRAIN = 2.0  # seconds in which what an ended process left behind may still speak
 _GRACE = 30.0  # seconds that a stopped process has to end
 
 
@@ -83,14 +84,19 @@ class Local:
         readers: list[threading.Thread] = []
         try:
             for job in jobs:
-                running[job.shard] = process = self._start(step, job)
+                running[job.shard] = process = self._start(step, job)  # in this thread: it ends with it
                 readers.append(threading.Thread(target=_read, args=(process.stdout, job.shard, lines), daemon=True))
                 readers[-1].start()
+            ended = 0.0
             while any(reader.is_alive() for reader in readers) or not lines.empty():
                 try:
                     shard, text = lines.get(timeout=0.5)
                 except queue.Empty:
                     say("")  # the clock goes on
+                    if all(process.poll() is not None for process in running.values()):
+                        ended = ended or time.monotonic()
+                        if time.monotonic() - ended > _DRAIN:
+                            break
                     continue
                 log.add(text, shard)
                 say(text)
@@ -131,7 +137,7 @@ def _stop(processes: Sequence[subprocess.Popen[str]]) -> None:
     """End processes as Ctrl-C does, and after a while without asking."""
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
     end = time.monotonic() + _GRACE
     for process in processes:
         try:

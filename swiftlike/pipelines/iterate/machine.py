@@ -63,10 +63,15 @@ def _number(env: Mapping[str, str], name: str, default: int) -> int:
     return int(text) if text else default
 
 
-def wait(find: Callable[[], Found | None], what: Callable[[], str], timeout: float) -> Found:
-    """What `find` gives as soon as it gives something. UserError, with what is missing, after `timeout` seconds."""
-    begun, said = time.monotonic(), False
+def wait(
+    find: Callable[[], Found | None], what: Callable[[], str], timeout: float, alive: Callable[[], object]
+) -> Found:
+    """What `find` gives as soon as it gives something. UserError, with what is missing, after `timeout` seconds in
+    which `alive` did not change either."""
+    begun, said, sign = time.monotonic(), False, alive()
     while (found := find()) is None:
+        if (now := alive()) != sign:
+            begun, sign = time.monotonic(), now
         waited = time.monotonic() - begun
         if waited > timeout:
             raise UserError(

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swiftlike.args.environment import READ
+from swiftlike.core.devices import VISIBLE
 from swiftlike.core.errors import UserError
 from swiftlike.core.optional import require
 from swiftlike.core.parent import PARENT
@@ -19,7 +21,15 @@ from swiftlike.pipelines.iterate.recipe import Step
 
 Line = tuple[int | None, str]
 _SWIFTLIKE = ("SWIFTLIKE_", "HF_", "OPENAI_")  # variables of this machine that stages elsewhere need too
-_ALSO = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "WANDB_API_KEY", "USE_HF")
+_ALSO = (
+    *READ,
+    "SENTIMENT_MODEL",
+    "NPROC_PER_NODE",
+    "OMP_NUM_THREADS",
+    "TOKENIZERS_PARALLELISM",
+    "WANDB_API_KEY",
+    "USE_HF",
+)
 
 
 class OnRay:
@@ -33,7 +43,10 @@ class OnRay:
             self.ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"cannot join a Ray cluster: {error}", hint="see --ray_address") from None
-        self.gpus = self._most_cards() if gpus is None else gpus
+        most = self._most_cards()
+        if gpus is not None and gpus > most:
+            raise UserError(f"--gpus_per_stage {gpus:g}: no machine of the cluster has more than {most:g} cards")
+        self.gpus = most if gpus is None else gpus
 
     def _most_cards(self) -> float:
         return max((node["Resources"].get("GPU", 0.0) for node in self.ray.nodes() if node["Alive"]), default=0.0)
@@ -44,6 +57,8 @@ class OnRay:
         codes: dict[int | None, int] = {}
         task = self.ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, num_returns="streaming")(execute)
         env = {name: value for name, value in os.environ.items() if name.startswith(_SWIFTLIKE) or name in _ALSO}
+        if step.stage.trains and step.processes is None and self.gpus > 1:
+            env["NPROC_PER_NODE"] = f"{self.gpus:.0f}"
         running = [
             (job, task.remote(command_line(step.kind, job.words), env | dict(job.env), str(Path.cwd()))) for job in jobs
         ]
@@ -82,6 +97,11 @@ class OnRay:
     def close(self) -> None:
         """Leave the cluster."""
         self.ray.shutdown()
+
+
+def _placed(job: Job) -> dict[str, str]:
+    """The environment of a job but for its cards: those Ray gives."""
+    return {name: value for name, value in job.env.items() if name != VISIBLE}
 
 
 def execute(words: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str | int]:

@@ -64,8 +64,11 @@ def load(path: Path, overrides: Sequence[str], kinds: Mapping[str, Stage]) -> Re
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
         return _Expansion(path, config, kinds)()
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):  # of a reference
-            raise error.__cause__ from None
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, UserError):
+            inner = inner.__cause__ or inner.__context__
+        if inner is not None:  # of a reference
+            raise inner from None
         raise UserError(f"{path}: {_one_line(error)}") from None
 
 
@@ -105,7 +108,7 @@ class _Expansion:
         self.steps: list[Step] = []
         self.read: list[str] = []  # steps that the stage at hand refers to
         self.here: tuple[Place, str, Path] | None = None
-        self.known: set[str] = set()
+        self.off: set[str] = set()  # stages that `when` leaves out
 
     def __call__(self) -> Recipe:
         from omegaconf import OmegaConf
@@ -127,6 +130,7 @@ class _Expansion:
             if not hasattr(node, "items"):
                 raise UserError(f"{self.path}: stage {key!r} is not a mapping")
             if node.get("when", True) is False:
+                self.off.add(str(key))
                 continue
             if "stages" in node:
                 self._loop(str(key), node, place)
@@ -136,6 +140,8 @@ class _Expansion:
     def _loop(self, key: str, node: Any, place: Place) -> None:
         _only(self.path, f"loop {key!r}", node, _LOOP)
         first, last = self._number(key, node, "from"), self._number(key, node, "to")
+        if last < first:
+            raise UserError(f"{self.path}: loop {key!r} has no round: from {first} to {last}")
         before = self.config.get(key)
         for number in range(first, last + 1):
             self.config[key] = number
@@ -228,7 +234,8 @@ class _Expansion:
             return str(output)
         found = [step for step in self._named_like(key) if step.place == place[: len(step.place)]]
         if not found:
-            raise UserError(f"{self.path}: stage {own!r} needs {key!r}, which does not come before it in its round")
+            why = "is switched off by `when`" if key in self.off else "does not come before it in its round"
+            raise UserError(f"{self.path}: stage {own!r} needs {key!r}, which {why}")
         return self._uses(max(found, key=lambda step: len(step.place)))
 
     def _last(self, key: str, *first: Any) -> Any:

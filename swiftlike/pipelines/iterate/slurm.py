@@ -20,6 +20,7 @@ export DIST_NNODES="$SLURM_NNODES"
 DIST_MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export DIST_MASTER_ADDR
 export DIST_MASTER_PORT="${{DIST_MASTER_PORT:-29500}}"
+export DIST_NPROC_PER_NODE="${{DIST_NPROC_PER_NODE:-${{SLURM_GPUS_ON_NODE:-1}}}}"
 srun --kill-on-bad-exit=1 bash -c 'DIST_NODE_RANK="$SLURM_NODEID" exec "$@"' swiftlike {command}
 """
 
@@ -34,8 +35,10 @@ def batch(run: Run, words: Sequence[str]) -> str:
     for name in ("from_stage", "only"):
         value = getattr(args, name)
         flags += [f"--{name}", *([value] if isinstance(value, str) else value)] if value else []
-    if args.force:
-        flags.append("--force")
+    if not args.keep_backups:
+        flags += ["--keep_backups", "false"]
+    if args.shards > 1:
+        flags += ["--shards", str(args.shards)]
     command = ["swiftlike", "iterate", *words, *flags]
     name = words[0].rpartition("/")[2].removesuffix(".yaml") or "swiftlike"
     return _SCRIPT.format(name=name, nodes=args.slurm_nodes, options="\n".join(options), command=shlex.join(command))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -15,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from swiftlike.args.environment import PREFIX, READ, RESERVED
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import atomic, errors_file, newest_checkpoint, write_json
-from swiftlike.pipelines.iterate.recipe import Recipe, Step
+from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step
 
 STATE, BACKUP = "stages", "backup_"  # folders beside those of the stages
-_WHOLE = 64 << 20  # bytes up to which a file's content counts; beyond, its size and time
+_WHOLE = 64 << 20  # bytes up to which a file's whole content counts
+_ENDS = 1 << 20  # bytes at either end of a larger one that count
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
@@ -79,6 +82,17 @@ def calls(root: Path, step: Step, count: int) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in found if path.is_file()]
 
 
+def beat(root: Path, step: Step, rank: int) -> None:
+    """Machine `rank` works on a stage."""
+    (root / STATE / f"{step.name}.beat{rank}").write_text(str(time.time()), encoding="utf-8")
+
+
+def beats(root: Path, step: Step, ranks: range) -> tuple[str, ...]:
+    """Changes while one of these machines works."""
+    found = [root / STATE / f"{step.name}.beat{rank}" for rank in ranks]
+    return tuple(path.read_text(encoding="utf-8") if path.is_file() else "" for path in found)
+
+
 def _call_file(root: Path, step: Step, rank: int) -> Path:
     return root / STATE / f"{step.name}.call{rank}"
 
@@ -90,11 +104,23 @@ def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
     parts = {"words": json.dumps([word.replace(root, "{root}") for word in step.words])}
     outputs = {one.name: one.output for one in recipe.steps}
     parts |= {f"input {name}": fingerprint(outputs[name]) for name in step.inputs}
-    for word in step.words[1:]:
+    for word in step.words if step.kind == PROGRAM else step.words[1:]:
         path = _path_in(word)
-        if path is not None and recipe.root.resolve() not in (path.resolve(), *path.resolve().parents):
+        if path is not None and not of_stages(recipe, path.resolve()):
             parts[f"file {path}"] = fingerprint(path)
+    if asked := {name: value for name, value in os.environ.items() if name in READ or _is_flag(name)}:
+        parts["environment"] = json.dumps(asked, sort_keys=True)
     return parts
+
+
+def _is_flag(name: str) -> bool:
+    return name.startswith(PREFIX) and name not in RESERVED
+
+
+def of_stages(recipe: Recipe, path: Path) -> bool:
+    """Whether a path is what stages write, or holds it: that counts as the output of a stage, or not at all."""
+    folders = [*(step.folder.resolve() for step in recipe.steps), (recipe.root / STATE).resolve()]
+    return any(path == one or one in path.parents or path in one.parents for one in folders)
 
 
 def identity_of(parts: Mapping[str, str]) -> str:
@@ -106,7 +132,7 @@ def _path_in(word: str) -> Path | None:
     """The file or folder that a word names, as in `rows.jsonl#100`, `name=folder` or `judge.py:reward`."""
     for text in (word, word.partition("#")[0], word.partition("=")[2], word.partition(":")[0]):
         with contextlib.suppress(OSError):  # a text too long for a name
-            if text and not text.startswith("-") and ("/" in text or "." in text) and Path(text).expanduser().exists():
+            if text and not text.startswith("-") and Path(text).expanduser().exists():
                 return Path(text).expanduser()
     return None
 
@@ -125,7 +151,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir() and not entry.is_symlink():
+        if entry.is_dir() and (not entry.is_symlink() or entry.resolve() not in folder.resolve().parents):
             yield from _files(entry)
         elif entry.is_file():
             yield entry
@@ -133,10 +159,18 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _of_file(path: Path) -> str:
     stat = path.stat()
-    if stat.st_size > _WHOLE:
-        return f"{stat.st_size} {stat.st_mtime_ns}"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    return _content(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _content(path: str, size: int, _: int) -> str:
+    """Of a large file its size, beginning and end count: copies on other machines have other times."""
+    with Path(path).open("rb") as file:
+        if size <= _WHOLE:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        begin = file.read(_ENDS)
+        file.seek(-_ENDS, os.SEEK_END)
+        return f"{size} {_hash(begin + file.read())}"
 
 
 def _hash(data: bytes) -> str:
@@ -213,9 +247,8 @@ def _claim(file: Any, root: Path, patience: float) -> None:
             file.seek(0)
             holder = file.read().strip()
             if _lives(holder) or time.monotonic() > end:
-                raise UserError(
-                    f"another run (process {holder or '?'}) works in {root}", hint="wait for it, or stop it"
-                ) from None
+                who = f"another run (process {holder})" if _lives(holder) else "a stage of a run that was killed still"
+                raise UserError(f"{who} works in {root}", hint="wait for it, or stop it") from None
             time.sleep(0.2)  # its stages are about to end
         else:
             return

@@ -105,6 +105,7 @@ def test_options_that_are_no_flags(tmp_path: Path) -> None:
         ("trian.learning_rate=1", "there is no trian; did you mean 'train'?"),
         ("model.name=x", "there is no model"),
         ("model", "name=value"),
+        ("max_iter=-1", "loop 'iter' has no round: from 0 to -1"),
         ("max_iter=many", "`to` is not a whole number"),
     ],
 )
@@ -139,6 +140,11 @@ def test_a_stage_may_be_left_out(tmp_path: Path) -> None:
     text = TEXT.replace("stages:\n", extra, 1)
     assert expanded(tmp_path, text).steps[0].name == "seeds"
     assert expanded(tmp_path, text, "model=other").steps[0].name == "extra"
+
+
+def test_a_stage_that_is_switched_off_is_not_there(tmp_path: Path) -> None:
+    off = TEXT.replace("seeds: {program", "seeds: {when: false, program", 1)
+    assert "stage 'generate' needs 'seeds', which is switched off by `when`" in refused(tmp_path, off)
 
 
 def test_words() -> None:
