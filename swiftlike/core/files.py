@@ -19,6 +19,7 @@ ARGS = "args.json"
 _OLD_ARGS = "sft_args.json"  # ms-swift v2
 RECORDS = (ARGS, _OLD_ARGS)
 _CHECKPOINT = r"checkpoint-(\d+)"
+_OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 WHOLE = "swiftlike.json"  # written last into a checkpoint: without it that is not whole
 _FORMAT = 1  # of args.json; a change that old readers would misread raises it
 
@@ -132,6 +133,11 @@ def latest(run_folder: str | Path) -> Path:
     if not found:
         raise UserError(f"there is no whole checkpoint in {run_folder}")
     return found[-1]
+
+
+def has_optimiser(checkpoint: Path) -> bool:
+    """Whether training can go on from a checkpoint exactly; not where --save_only_model left weights alone."""
+    return any(path for name in _OPTIMISER for path in checkpoint.glob(name))
 
 
 def named_folders(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -11,13 +11,12 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import WHOLE, write_args, write_json
+from swiftlike.core.files import WHOLE, has_optimiser, write_args, write_json
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
 from swiftlike.trainers.group import GroupTrainer
 
-OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 HEADS = ("v_head.", "score.", "lm_head.")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
@@ -165,7 +164,7 @@ def check_digest(folder: Path, digest: str) -> None:
             f"{folder} is not a whole checkpoint: it has no {WHOLE}, so it is unfinished or not written by swiftlike",
             hint="name the one before it, or start from its weights alone: --resume_only_model true",
         )
-    if not [path for name in OPTIMISER for path in folder.glob(name)]:
+    if not has_optimiser(folder):
         raise UserError(
             f"{folder} holds weights only (--save_only_model): training cannot go on exactly",
             hint="start anew from its weights: --resume_only_model true",

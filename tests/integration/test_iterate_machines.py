@@ -28,7 +28,8 @@ stages:
   train:
     command: rlhf
     args: {rlhf_type: dpo, model_type: tiny-llama, template: plain, dataset: "${out:score}", max_steps: 4,
-           save_steps: 1, report_to: none, dataset_test_ratio: 0, eval_strategy: "no", gradient_accumulation_steps: 1, batch_size: 2}
+           save_steps: 1, report_to: none, dataset_test_ratio: 0, eval_strategy: "no", batch_size: 2,
+           gradient_accumulation_steps: 1}
 """
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from swiftlike.core.declare import Stage
 from swiftlike.core.devices import VISIBLE, own_devices, visible_devices
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import whole_checkpoints
+from swiftlike.core.files import has_optimiser, whole_checkpoints
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.core.optional import available
@@ -238,7 +238,7 @@ class Driver:
     def _continued(self, step: Step) -> list[str]:
         """A training goes on from its newest whole checkpoint, or from the start."""
         found = whole_checkpoints(step.output)
-        if not found:
+        if not found or not has_optimiser(found[-1]):
             state.clear(step)
             return list(step.words)
         return [*step.words, "--resume_from_checkpoint", str(found[-1])]
