@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swiftlike.core.log import get_logger
 from swiftlike.engines.server.errors import ApiError
+from swiftlike.engines.server.mistakes import Mistakes
 from swiftlike.engines.server.state import State
 
 log = get_logger(__name__)
@@ -28,13 +29,14 @@ class Guard:
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app, self.state = app, state
+        self.mistakes = Mistakes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it before anything of it is read."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(self.state, scope, receive, send)
+        visit = _Visit(self.state, scope, receive, send, self.mistakes)
         self.state.open += 1
         try:
             self._admit(scope, visit)
@@ -69,8 +71,9 @@ class Guard:
 class _Visit:
     """One request's way in and out."""
 
-    def __init__(self, state: State, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, state: State, scope: Scope, receive: Receive, send: Send, mistakes: Mistakes) -> None:
         self.state, self.scope, self._receive, self._send = state, scope, receive, send
+        self.mistakes = mistakes
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.read, self.status, self.complete = 0, 0, False
         self.began = time.monotonic()
@@ -97,6 +100,7 @@ class _Visit:
         """Remember the status, and end the connection where a body was left unread."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            await self._hold_back()
             if self.status >= 400 and not self.complete and self._has_body:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
         elif self.status >= 400 and not message.get("more_body") and not self.complete and self._has_body:
@@ -105,6 +109,13 @@ class _Visit:
             await self._linger()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
+
+    async def _hold_back(self) -> None:
+        """A refusal to a client that makes many mistakes comes later."""
+        client = self.scope.get("client")
+        if 400 <= self.status < 500 and client and (delay := self.mistakes.delay(client[0])):
+            self.forget()
+            await asyncio.sleep(delay)
 
     @property
     def _has_body(self) -> bool:
