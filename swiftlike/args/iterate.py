@@ -20,7 +20,7 @@ class IterateArgs:
     only: list[str] = arg([], "the stages that are considered; others are taken as they are")
     force: bool = arg(False, "run them again, also those that are done")
     keep_backups: bool = arg(
-        True, "what a stage wrote before goes to backup_<time> in its folder; false: it is deleted"
+        True, "what a stage wrote before goes to <output_dir>/backup_<time>/<stage>; false: it is deleted"
     )
     launcher: Literal["local", "ray", "slurm"] = arg(
         "local",
@@ -28,7 +28,7 @@ class IterateArgs:
         "stages on a Ray cluster; slurm: prints a script for sbatch",
     )
     shards: int = arg(1, "processes on each machine that a data stage is split into; its cards are divided", ge=1)
-    wait_timeout: float = arg(3600.0, "seconds to wait for other machines", ge=0)
+    wait_timeout: float = arg(3600.0, "seconds to wait for other machines that show no sign of life", ge=0)
     ray_address: str | None = arg(None, "ray: cluster to join; none: RAY_ADDRESS, else one on this machine")
     gpus_per_stage: float | None = arg(
         None, "ray: cards for each process of a stage, none: all of a machine; slurm: cards of each machine", ge=0

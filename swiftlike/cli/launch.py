@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swiftlike.core.devices import own_devices, visible_devices
-from swiftlike.core.errors import UserError
+from swiftlike.core.environment import number, place
 
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # names a file that the first process to report an error makes; set by TORCHRUN
 PORT = 29500  # where several machines meet when MASTER_PORT does not say
@@ -39,33 +39,23 @@ class Launch:
         get along; several machines have to agree on one."""
         if self.nodes == 1 and self.port is None:
             return ["--standalone"]
-        place = ("--master_addr", self.address, "--master_port", str(PORT if self.port is None else self.port))
-        return ["--nnodes", str(self.nodes), "--node_rank", str(self.node), *place]
+        meeting = ("--master_addr", self.address, "--master_port", str(PORT if self.port is None else self.port))
+        return ["--nnodes", str(self.nodes), "--node_rank", str(self.node), *meeting]
 
 
 def plan(env: Mapping[str, str]) -> Launch | None:
     """The processes that the environment asks for; None for just this one, or when torchrun already started it."""
     if "LOCAL_RANK" in env:
         return None
+    node, nodes = place(env, "NODE_RANK", "NNODES")
     launch = Launch(
-        processes=_number(env, "NPROC_PER_NODE", 1, least=1),
-        nodes=_number(env, "NNODES", 1, least=1),
-        node=_number(env, "NODE_RANK", 0, least=0),
+        processes=number(env, "NPROC_PER_NODE", 1, least=1),
+        nodes=nodes,
+        node=node,
         address=env.get("MASTER_ADDR") or Launch.address,
-        port=_number(env, "MASTER_PORT", PORT, least=1) if env.get("MASTER_PORT", "").strip() else None,
+        port=number(env, "MASTER_PORT", 0, least=1) or None,
     )
-    if launch.node >= launch.nodes:
-        raise UserError(f"NODE_RANK={launch.node} is not below NNODES={launch.nodes}")
     return launch if launch.processes > 1 or launch.nodes > 1 else None
-
-
-def _number(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:
-    text = env.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isdigit() or int(text) < least:
-        raise UserError(f"{name}={text!r} is not a number of {least} or more")
-    return int(text)
 
 
 def start(argv: Sequence[str], env: Mapping[str, str]) -> None:

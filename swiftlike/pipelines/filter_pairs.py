@@ -10,10 +10,7 @@ from typing import Any
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
-from swiftlike.data.check import Pictures, problems
-from swiftlike.data.convert import Converter
-from swiftlike.data.load import max_bytes
-from swiftlike.data.report import Reasons
+from swiftlike.data.check import problems
 from swiftlike.data.template import Template
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.formats import ANY, FORMATS, lost
@@ -24,7 +21,8 @@ from swiftlike.pipelines.convert import write
 from swiftlike.pipelines.convert_rows import portable
 from swiftlike.pipelines.journal import ERROR
 from swiftlike.pipelines.prepare import open_checkpoint
-from swiftlike.pipelines.records import LEFT_OUT, Account, Numbered, open_output, read_records
+from swiftlike.pipelines.records import LEFT_OUT, Account, open_output, read_records
+from swiftlike.pipelines.row_reader import RowReader
 from swiftlike.stages.conversation import Chat, Count
 from swiftlike.stages.conversation import Template as ToText
 from swiftlike.stages.pair_filters import COPIES, PairFilters, dpo_row, filter_pairs
@@ -101,9 +99,7 @@ class Reader:
 
     def __init__(self, run: Run, template: Template, account: Account) -> None:
         self.run, self.account = run, account
-        self.to_text = templated(template)
-        self.pictures = Pictures(max_bytes=max_bytes(run.data))
-        self.converters: dict[int, Converter] = {}
+        self.to_text, self.row_of = templated(template), RowReader(run)
 
     def __call__(self, folder: Path) -> list[dict[str, Any]]:
         """What `filter_pairs` takes, each with the `record` to write into a file of that folder, and its origin."""
@@ -111,7 +107,7 @@ class Reader:
         for read in read_records(self.run, self.run.filter_pairs.seed):
             value: dict[str, Any] = {}
             try:
-                row = self._row(read)
+                row = in_conversation(self.row_of(read, "pair"))
                 first, texts = first_pair(row, self.to_text)
                 self._refuse(first)
                 value = {"record": written(first, folder), "origin": read.origin, **texts}
@@ -124,23 +120,9 @@ class Reader:
             self.account.add(value)
         return found
 
-    def _row(self, read: Numbered) -> Row:
-        key = id(read.source)
-        if key not in self.converters:
-            self.converters[key] = Converter(read.source, "pair", self.pictures, self.run.data.image_root)
-        report = self.converters[key].report
-        report.problems.clear()
-        report.left_out = Reasons()
-        rows = self.converters[key].rows(read.record, read.origin)
-        for problem in report.problems:
-            raise BadRow(problem.kind, problem.detail)
-        for reason in report.left_out.counts:
-            raise LeftOut(reason)
-        return in_conversation(rows[0])
-
     def _refuse(self, row: Row) -> None:
         """What training would refuse; a pair that differs only behind its first answers teaches nothing."""
-        for problem in problems(row, self.pictures):
+        for problem in problems(row, self.row_of.pictures):
             if problem.kind == _EQUAL:
                 raise LeftOut("the first answers are equal")
             raise BadRow(problem.kind, problem.detail)

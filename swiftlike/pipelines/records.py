@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import hashlib
 import random
@@ -119,8 +120,8 @@ class Account:
 
     def write(self, output: Path, records: Iterable[dict[str, Any]]) -> int:
         """Write the output whole and, where rows went wrong, the file that says which. Gives the exit code."""
+        draft = output.with_name(f".{output.name}")
         try:
-            draft = output.with_name(f".{output.name}")
             self.written = write(draft, records)
             beside = errors_file(output)
             if self.errors:
@@ -130,6 +131,8 @@ class Account:
             if self.written:  # last: who finds the output finds all that belongs to it
                 draft.replace(output)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
             raise UserError(f"cannot write {output}: {error.strerror or error}") from error
         for line in self.as_lines(output):
             _log.info("%s", line)

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.merge import Run
-from swiftlike.data.check import Pictures
-from swiftlike.data.convert import Converter
-from swiftlike.data.load import max_bytes
-from swiftlike.data.sources import Source
 from swiftlike.data.template import Template
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.formats import FORMATS
@@ -20,6 +16,7 @@ from swiftlike.datasets_registry.row import Image, Message, Row, Turns
 from swiftlike.pipelines.answers import in_text
 from swiftlike.pipelines.convert_rows import portable
 from swiftlike.pipelines.records import Numbered
+from swiftlike.pipelines.row_reader import RowReader
 from swiftlike.stages.conversation import Chat, first_turn
 from swiftlike.stages.generation import filter_prompt, generation_row, with_responses
 
@@ -50,19 +47,12 @@ class Reader:
     """Records to prompts. BadRow for one that cannot be asked, LeftOut for one that is too short or too long."""
 
     def __init__(self, run: Run, template: Template) -> None:
-        self.run, self.template = run, template
-        self.args = run.sample
-        self.pictures = Pictures(max_bytes=max_bytes(run.data))
-        self.converters: dict[tuple[int, str], Converter] = {}
+        self.args, self.template, self.row_of = run.sample, template, RowReader(run)
 
     def __call__(self, read: Numbered) -> Asked:
         """The prompt of a record."""
-        record = read.record
-        if isinstance(record, BadRow):
-            raise record
-        row = self._row(read, "prompt")
-        if row is None:
-            raise LeftOut("the data set's own rule")
+        row, record = self.row_of(read, "prompt"), read.record
+        assert isinstance(record, dict)  # a row was made of it
         own = self._own(read) if self.args.include_gt or self.args.output_format == "aipo" else None
         if self.args.include_gt and own is None:
             raise BadRow("no answer of its own", "--include_gt adds the answer of the data, and this row has none")
@@ -74,26 +64,10 @@ class Reader:
             row = dc.replace(row, prompt_id=str(record.get("query_id") or read.number + 1))
         return Asked(number=read.number, origin=read.origin, row=row, own=own, kept=kept)
 
-    def _converter(self, source: Source, kind: str) -> Converter:
-        key = (id(source), kind)
-        if key not in self.converters:
-            self.converters[key] = Converter(source, kind, self.pictures, self.run.data.image_root)
-        return self.converters[key]
-
-    def _row(self, read: Numbered, kind: str) -> Row | None:
-        converter = self._converter(read.source, kind)
-        converter.report.problems.clear()
-        rows = converter.rows(read.record, read.origin)
-        for problem in converter.report.problems:
-            raise BadRow(problem.kind, problem.detail)
-        return rows[0] if rows else None
-
     def _own(self, read: Numbered) -> str | None:
         try:
-            row = self._row(read, "completion")
-        except BadRow:
-            return None
-        if row is None:
+            row = self.row_of(read, "completion")
+        except (BadRow, LeftOut):
             return None
         answer = row.completions[0].messages[-1]
         return answer.written if answer.written and self._verbatim else answer.content

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swiftlike.core import log
+from swiftlike.core import environment, log
 from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
 from swiftlike.data.files import read_file
@@ -31,20 +31,11 @@ def shard_of(args: Any, env: Mapping[str, str]) -> tuple[int, int]:
     DIST_NNODES), and in it one per process that NPROC_PER_NODE started."""
     index, count = args.shard, args.num_shards
     if count is None:
-        index, count = _number(env, "DIST_NODE_RANK", 0), _number(env, "DIST_NNODES", 1)
-        if count < 1 or index >= count:
-            raise UserError(f"DIST_NODE_RANK={index} is not below DIST_NNODES={count}")
+        index, count = environment.place(env, "DIST_NODE_RANK", "DIST_NNODES")
     processes = log.world_size(env)
-    if count > 1 and _number(env, "NNODES", 1) > 1:
+    if count > 1 and environment.number(env, "NNODES", 1) > 1:
         raise UserError("the machines are split by NNODES and by shards at once", hint="unset NNODES")
     return index * processes + log.rank(env), count * processes
-
-
-def _number(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "").strip()
-    if text and not text.isdigit():
-        raise UserError(f"{name}={text!r} is not a number")
-    return int(text) if text else default
 
 
 @dc.dataclass(frozen=True)

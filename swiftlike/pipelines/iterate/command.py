@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses as dc
-import itertools
 import os
-import re
 import shlex
 import signal
 import socket
@@ -17,29 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.declare import Stage
-from swiftlike.core.devices import VISIBLE, own_devices, visible_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import has_optimiser, whole_checkpoints
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
-from swiftlike.core.optional import available
+from swiftlike.pipelines.iterate import ahead, plan, state
 from swiftlike.pipelines.iterate import machine as machines
-from swiftlike.pipelines.iterate import plan, state
-from swiftlike.pipelines.iterate.jobs import Job, Local, Log, Say
+from swiftlike.pipelines.iterate.jobs import Launch, Local, Log, jobs_of
 from swiftlike.pipelines.iterate.progress import Progress
 from swiftlike.pipelines.iterate.reading import find
-from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step, load
+from swiftlike.pipelines.iterate.recipe import Recipe, Step, load
 from swiftlike.pipelines.iterate.status import table
 
-Check = Callable[[Sequence[str]], list[str]]
-Launch = Callable[[Step, Sequence[Job], Log, Say], None]
 log = get_logger(__name__)
-_FILE = re.compile(r"(?:[\w.:-]+=)?([^#=:]+\.(?:jsonl?|csv|tsv|parquet|arrow|py)(?:\.gz)?)(?:[#:].*)?")
-_NEEDS = {("--scorer", "pairrm"): "llm_blender", ("--infer_backend", "vllm"): "vllm"}
 _BEAT = 10.0  # seconds between signs of life
 
 
-def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
+def run(run: Run, kinds: Mapping[str, Stage], check: ahead.Check) -> int:
     """Run a recipe, or show it. `check` gives what is wrong with the words of a stage."""
     args = run.iterate
     words = list(args.recipe)
@@ -50,11 +42,11 @@ def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
     if status:
         sys.stdout.write(table(recipe))
         return 0
-    checked(recipe, check)
+    ahead.checked(recipe, check)
     planned = plan.look_ahead(recipe, choice)
     if args.dry_run:
-        sys.stdout.write(script(planned, args.shards))
-        for problem in outside(recipe):
+        sys.stdout.write(ahead.script(planned, args.shards))
+        for problem in ahead.outside(recipe):
             log.warning("not there yet: %s", problem)
         return 0
     if args.launcher == "slurm":
@@ -62,7 +54,7 @@ def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
 
         sys.stdout.write(batch(run, words))
         return 0
-    if missing := outside(recipe):
+    if missing := ahead.outside(recipe):
         raise UserError(f"{recipe.path}: what stages read or need is not there", problems=missing)
     machine = machines.machine_of(os.environ)
     if machine.count > 1 and args.force:
@@ -73,9 +65,7 @@ def run(run: Run, kinds: Mapping[str, Stage], check: Check) -> int:
         try:
             Driver(run, recipe, machine, launch)(planned, plan.considered(recipe, choice))
         finally:
-            close = getattr(launch, "close", None)
-            if close is not None:
-                close()
+            launch.close()
     return 0
 
 
@@ -86,44 +76,6 @@ def launcher(run: Run, lock: int) -> Launch:
 
         return OnRay(run.iterate.ray_address, run.iterate.gpus_per_stage)
     return Local(lock)
-
-
-def checked(recipe: Recipe, check: Check) -> None:
-    """UserError for flags of stages that are wrong: before the first of them has cost anything."""
-    problems: dict[str, list[str]] = {}
-    for step in recipe.steps:
-        if step.kind != PROGRAM:
-            for problem in check(step.words):
-                problems.setdefault(f"{step.key}: {problem.replace('command line: ', '')}", []).append(step.name)
-    if problems:
-        raise UserError(f"{recipe.path}: stages have flags that are wrong", problems=list(problems))
-
-
-def outside(recipe: Recipe) -> list[str]:
-    """Files that no stage writes and that are not there, and packages that are not installed."""
-    problems: dict[str, None] = {}
-    for step in recipe.steps:
-        for flag, word in itertools.pairwise(step.words if step.kind != PROGRAM else ()):
-            found = _FILE.fullmatch(word)
-            if found and not state.of_stages(recipe, Path(found[1]).resolve()) and not Path(found[1]).exists():
-                problems[f"stage {step.key}: {flag}: there is no {found[1]}"] = None
-            package = _NEEDS.get((flag, word))
-            if package and not available(package):
-                problems[f"stage {step.key}: {flag} {word} needs the package {package}"] = None
-    return list(problems)
-
-
-def script(planned: Sequence[plan.Planned], shards: int) -> str:
-    """The commands, as a user would type them, each below what would happen to it."""
-    lines = []
-    for one in planned:
-        lines.append(f"# {one.step.name} ({one.action}{f': {one.why}' if one.why else ''})")
-        env = {} if one.step.processes is None else {"NPROC_PER_NODE": str(one.step.processes)}
-        for job in jobs_of(one.step, one.step.words, env, shards, machines.Machine()):
-            words = job.words if one.step.kind == PROGRAM else ("swiftlike", *job.words)
-            lines.append(" ".join([*(f"{name}={value}" for name, value in job.env.items()), shlex.join(words)]))
-        lines.append("")
-    return "\n".join(lines)
 
 
 class Driver:
@@ -159,7 +111,7 @@ class Driver:
         resume = decided.action == plan.RESUME
         try:
             words = self._begin(step, resume)
-            if not (resume and step.stage.resumes and state.whole_output(step)):
+            if not (resume and step.stage.resumes and step.output.exists()):
                 self._launch(step, words)
             self._wait_for_output(step)
             rows = state.rows_of(step)
@@ -315,22 +267,6 @@ class Driver:
 
 def _settled(step: Step, mark: state.Mark) -> bool:
     return mark.state == state.DONE and step.output.exists()
-
-
-def jobs_of(
-    step: Step, words: Sequence[str], env: Mapping[str, str], shards: int, machine: machines.Machine
-) -> list[Job]:
-    """The processes of a stage on this machine; its pieces are numbered over all machines, and each has its cards."""
-    if shards == 1 or not step.stage.sharded:
-        return [Job(words=tuple(words), env=env)]
-    cards = visible_devices(os.environ)
-    jobs = []
-    for k in range(shards):
-        mine = ",".join(cards[i] for i in own_devices(len(cards), shards, k))
-        number, count = machine.rank * shards + k, machine.count * shards
-        split = (*words, "--shard", str(number), "--num_shards", str(count))
-        jobs.append(Job(words=split, env={**env, **({VISIBLE: mine} if mine else {})}, shard=number))
-    return jobs
 
 
 def missing_shards(step: Step) -> str:

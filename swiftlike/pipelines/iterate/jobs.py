@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import datetime
 import os
@@ -14,14 +15,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
+from swiftlike.core.devices import VISIBLE, own_devices, visible_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import append_jsonl
 from swiftlike.core.parent import PARENT
+from swiftlike.pipelines.iterate.machine import Machine
 from swiftlike.pipelines.iterate.recipe import PROGRAM, Step
 
 Say = Callable[[str], None]
+Line = tuple[int | None, str]  # of which shard
 _LAST = 15  # lines of a failed stage that are shown
 _DRAIN = 2.0  # seconds in which what an ended process left behind may still speak
 _GRACE = 30.0  # seconds that a stopped process has to end
@@ -39,6 +43,20 @@ class Job:
 def command_line(kind: str, words: Sequence[str]) -> list[str]:
     """What is executed."""
     return list(words) if kind == PROGRAM else [sys.executable, "-m", "swiftlike", *words]
+
+
+def jobs_of(step: Step, words: Sequence[str], env: Mapping[str, str], shards: int, machine: Machine) -> list[Job]:
+    """The processes of a stage on this machine; its pieces are numbered over all machines, and each has its cards."""
+    if shards == 1 or not step.stage.sharded:
+        return [Job(words=tuple(words), env=env)]
+    cards = visible_devices(os.environ)
+    jobs = []
+    for k in range(shards):
+        mine = ",".join(cards[i] for i in own_devices(len(cards), shards, k))
+        number, count = machine.rank * shards + k, machine.count * shards
+        split = (*words, "--shard", str(number), "--num_shards", str(count))
+        jobs.append(Job(words=split, env={**env, **({VISIBLE: mine} if mine else {})}, shard=number))
+    return jobs
 
 
 class Log:
@@ -71,35 +89,48 @@ def failed(step: Step, log: Log, codes: Mapping[int | None, int]) -> UserError:
     )
 
 
+def listen(lines: queue.SimpleQueue[Line], speaking: Callable[[], bool], log: Log, say: Say) -> None:
+    """Log and show what processes say, as long as one of them may still speak and until all is read."""
+    while speaking() or not lines.empty():
+        try:
+            shard, text = lines.get(timeout=0.5)
+        except queue.Empty:
+            say("")  # the clock goes on
+            continue
+        log.add(text, shard)
+        say(text)
+
+
+class Launch(Protocol):
+    """What places processes."""
+
+    def __call__(self, step: Step, jobs: Sequence[Job], log: Log, say: Say) -> None:
+        """Run all jobs to their end. UserError when one fails: the others are let finish, what they do stays."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
 class Local:
     """Runs jobs side by side on this machine. `lock` is a file descriptor that they inherit."""
 
     def __init__(self, lock: int) -> None:
         self.lock = lock
 
+    def close(self) -> None:
+        pass
+
     def __call__(self, step: Step, jobs: Sequence[Job], log: Log, say: Say) -> None:
-        """Run all jobs to their end. UserError when one fails: the others are let finish, what they do stays."""
-        lines: queue.SimpleQueue[tuple[int | None, str]] = queue.SimpleQueue()
+        lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         running: dict[int | None, subprocess.Popen[str]] = {}
         readers: list[threading.Thread] = []
         try:
             for job in jobs:
-                running[job.shard] = process = self._start(step, job)  # in this thread: it ends with it
+                # by the main thread: a process ends with the thread that started it (`core.parent`)
+                running[job.shard] = process = self._start(step, job)
                 readers.append(threading.Thread(target=_read, args=(process.stdout, job.shard, lines), daemon=True))
                 readers[-1].start()
-            ended = 0.0
-            while any(reader.is_alive() for reader in readers) or not lines.empty():
-                try:
-                    shard, text = lines.get(timeout=0.5)
-                except queue.Empty:
-                    say("")  # the clock goes on
-                    if all(process.poll() is not None for process in running.values()):
-                        ended = ended or time.monotonic()
-                        if time.monotonic() - ended > _DRAIN:
-                            break
-                    continue
-                log.add(text, shard)
-                say(text)
+            listen(lines, _Speaking(readers, list(running.values())), log, say)
             codes = {shard: process.wait() for shard, process in running.items()}
         except BaseException:
             _stop(list(running.values()))
@@ -126,7 +157,23 @@ class Local:
             raise UserError(f"stage {step.name}: cannot start {words[0]}: {error.strerror}") from None
 
 
-def _read(stream: IO[str] | None, shard: int | None, lines: queue.SimpleQueue[tuple[int | None, str]]) -> None:
+class _Speaking:
+    """Whether processes, or for a moment what they left behind, may still say something."""
+
+    def __init__(self, readers: Sequence[threading.Thread], processes: Sequence[subprocess.Popen[str]]) -> None:
+        self.readers, self.processes = readers, processes
+        self.ended: float | None = None
+
+    def __call__(self) -> bool:
+        if not any(reader.is_alive() for reader in self.readers):
+            return False
+        if any(process.poll() is None for process in self.processes):
+            return True
+        self.ended = self.ended or time.monotonic()
+        return time.monotonic() - self.ended < _DRAIN
+
+
+def _read(stream: IO[str] | None, shard: int | None, lines: queue.SimpleQueue[Line]) -> None:
     assert stream is not None
     for line in stream:  # a progress bar's line ends with a carriage return: text mode makes lines of them
         if line.strip():
@@ -137,10 +184,15 @@ def _stop(processes: Sequence[subprocess.Popen[str]]) -> None:
     """End processes as Ctrl-C does, and after a while without asking."""
     for process in processes:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
+            _signal(process, signal.SIGINT)
     end = time.monotonic() + _GRACE
     for process in processes:
         try:
             process.wait(max(end - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, number)

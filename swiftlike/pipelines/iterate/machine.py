@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from swiftlike.core import log
+from swiftlike.core import environment, log
 from swiftlike.core.errors import UserError
 
 Found = TypeVar("Found")
@@ -41,26 +41,17 @@ class Machine:
 
 def machine_of(env: Mapping[str, str]) -> Machine:
     """Read the environment. An address may be IPv6, in brackets or not; of several ports the first one counts."""
-    count, rank = _number(env, "DIST_NNODES", 1), _number(env, "DIST_NODE_RANK", 0)
-    if count < 1 or rank >= count:
-        raise UserError(f"DIST_NODE_RANK={rank} is not below DIST_NNODES={count}")
+    rank, count = environment.place(env, "DIST_NODE_RANK", "DIST_NNODES")
     address = env.get("DIST_MASTER_ADDR", "").strip() or Machine.address
     port = env.get("DIST_MASTER_PORT", "").partition(",")[0].strip() or str(Machine.port)
     if not port.isdigit():
         raise UserError(f"DIST_MASTER_PORT={env['DIST_MASTER_PORT']!r} is not a port")
-    processes = _number(env, "DIST_NPROC_PER_NODE", 0)
+    processes = environment.number(env, "DIST_NPROC_PER_NODE", 0)
     return Machine(rank=rank, count=count, processes=processes or None, address=_bracketed(address), port=int(port))
 
 
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address and not address.startswith("[") else address
-
-
-def _number(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "").strip()
-    if text and not text.isdigit():
-        raise UserError(f"{name}={text!r} is not a number")
-    return int(text) if text else default
 
 
 def wait(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,20 +15,11 @@ from swiftlike.core.devices import VISIBLE
 from swiftlike.core.errors import UserError
 from swiftlike.core.optional import require
 from swiftlike.core.parent import PARENT
-from swiftlike.pipelines.iterate.jobs import Job, Log, Say, command_line, failed
+from swiftlike.pipelines.iterate.jobs import Job, Line, Log, Say, command_line, failed, listen
 from swiftlike.pipelines.iterate.recipe import Step
 
-Line = tuple[int | None, str]
 _SWIFTLIKE = ("SWIFTLIKE_", "HF_", "OPENAI_")  # variables of this machine that stages elsewhere need too
-_ALSO = (
-    *READ,
-    "SENTIMENT_MODEL",
-    "NPROC_PER_NODE",
-    "OMP_NUM_THREADS",
-    "TOKENIZERS_PARALLELISM",
-    "WANDB_API_KEY",
-    "USE_HF",
-)
+_ALSO = (*READ, "SENTIMENT_MODEL", "NPROC_PER_NODE", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "WANDB_API_KEY")
 
 
 class OnRay:
@@ -37,7 +27,7 @@ class OnRay:
 
     def __init__(self, address: str | None, gpus: float | None) -> None:
         self.ray: Any = require("ray", because="--launcher ray", package="ray")
-        # Ray on this machine would otherwise wrap every task in `uv run` or report usage
+        # nothing is reported to Ray's makers, unless the user wants it
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             self.ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
@@ -52,28 +42,19 @@ class OnRay:
         return max((node["Resources"].get("GPU", 0.0) for node in self.ray.nodes() if node["Alive"]), default=0.0)
 
     def __call__(self, step: Step, jobs: Sequence[Job], log: Log, say: Say) -> None:
-        """Run all jobs to their end, where Ray places them. UserError when one fails; the others are let finish."""
         lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         codes: dict[int | None, int] = {}
         task = self.ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, num_returns="streaming")(execute)
         env = {name: value for name, value in os.environ.items() if name.startswith(_SWIFTLIKE) or name in _ALSO}
         if step.stage.trains and step.processes is None and self.gpus > 1:
             env["NPROC_PER_NODE"] = f"{self.gpus:.0f}"
-        running = [
-            (job, task.remote(command_line(step.kind, job.words), env | dict(job.env), str(Path.cwd()))) for job in jobs
-        ]
+        folder = str(Path.cwd())
+        running = [(job, task.remote(step.kind, job.words, env | _placed(job), folder)) for job in jobs]
         readers = [threading.Thread(target=self._read, args=(*one, lines, codes), daemon=True) for one in running]
         for reader in readers:
             reader.start()
         try:
-            while any(reader.is_alive() for reader in readers) or not lines.empty():
-                try:
-                    shard, text = lines.get(timeout=0.5)
-                except queue.Empty:
-                    say("")
-                    continue
-                log.add(text, shard)
-                say(text)
+            listen(lines, lambda: any(reader.is_alive() for reader in readers), log, say)
         except BaseException:
             for _, found in running:
                 self.ray.cancel(found, force=True)
@@ -100,15 +81,14 @@ class OnRay:
 
 
 def _placed(job: Job) -> dict[str, str]:
-    """The environment of a job but for its cards: those Ray gives."""
+    """The environment of a job, without its cards: those Ray gives."""
     return {name: value for name, value in job.env.items() if name != VISIBLE}
 
 
-def execute(words: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str | int]:
+def execute(kind: str, words: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str | int]:
     """Run a process in a task: its lines, then its exit code."""
-    words = [sys.executable if i == 0 and words[1:3] == ["-m", "swiftlike"] else word for i, word in enumerate(words)]
     with subprocess.Popen(
-        words,
+        command_line(kind, words),
         cwd=folder,
         env={**os.environ, **env, PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -18,7 +19,7 @@ from typing import Any
 
 from swiftlike.args.environment import PREFIX, READ, RESERVED
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import atomic, errors_file, newest_checkpoint, write_json
+from swiftlike.core.files import atomic, errors_file, write_json
 from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step
 
 STATE, BACKUP = "stages", "backup_"  # folders beside those of the stages
@@ -100,8 +101,8 @@ def _call_file(root: Path, step: Step, rank: int) -> Path:
 def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
     """What decides a stage's output: its words, and the content of what it reads. The folder of all stages does not
     count, so that it may be moved."""
-    root = str(recipe.root)
-    parts = {"words": json.dumps([word.replace(root, "{root}") for word in step.words])}
+    root = re.compile(rf"(?:^|(?<=[=:,])){re.escape(str(recipe.root))}(?=$|[/#:,])")
+    parts = {"words": json.dumps([root.sub("{root}", word) for word in step.words])}
     outputs = {one.name: one.output for one in recipe.steps}
     parts |= {f"input {name}": fingerprint(outputs[name]) for name in step.inputs}
     for word in step.words if step.kind == PROGRAM else step.words[1:]:
@@ -175,12 +176,6 @@ def _content(path: str, size: int, _: int) -> str:
 
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def whole_output(step: Step) -> bool:
-    """Whether the output is there. Commands put it under its name when it is complete; what a training leaves is judged
-    by its mark alone."""
-    return step.output.exists() and (not step.stage.trains or newest_checkpoint(step.output) is not None)
 
 
 def rows_of(step: Step) -> int | None:
