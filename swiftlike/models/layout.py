@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swiftlike.models import attention
+
 PAD = -1
+_LONG = 256  # tokens of a row from which computing it piece by piece is faster than under a mask
 
 # Language models (config.json's model_type) for which a test holds the shared layout equal to the plain forward.
 # Others may keep positions or windows outside the mask: ALiBi (bloom, mpt, falcon), gpt_neo's local layers, rwkv.
@@ -84,6 +87,8 @@ def group_mask(config: Any, segments: Tensor, positions: Tensor, dtype: torch.dt
     window = _window(text)
 
     def mask(size: int | None) -> Any:
+        if text._attn_implementation == attention.NAME and segments.shape[1] >= _LONG:
+            return attention.pack(segments, size)
         return _for_kernel(allowed(segments, positions, size), text._attn_implementation, dtype)
 
     types = set(getattr(text, "layer_types", None) or ())

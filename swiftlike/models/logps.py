@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from swiftlike.models import attention
 from swiftlike.models.layout import group_mask
 
 Scores = tuple[Tensor, Tensor]  # log-probabilities [N] float32, mean logit [N] float32 without gradient
@@ -227,6 +228,7 @@ def hidden_states(
     """Last hidden states of the trunk, flat [R * T, H], for either layout."""
     trunk = getattr(model, model.base_model_prefix, None) or model.model  # Llama 4's prefix names no attribute
     if segments is not None:
+        attention.use(model)
         logical = position_ids if position_ids.ndim == 2 else position_ids[0]
         attention_mask = group_mask(model.config, segments, logical, model.dtype)
     return trunk(

@@ -18,12 +18,14 @@ import transformers
 from swiftlike.data.collate import Collator, Item
 from swiftlike.data.encode import Encoded, Span
 from swiftlike.datasets_registry.row import Image
+from swiftlike.models import attention, layout
 from swiftlike.models.layout import TESTED, allowed, group_mask, supports_shared
 from swiftlike.models.logps import add_scoring, group_logps, model_inputs
 
 EVERY = (*families.TEXT, *families.VISION)
 WEIGHTS = torch.tensor([[1.0, -0.7, 0.0], [0.4, 0.6, 0.0], [-0.9, 0.8, 0.3]])
 TOLERANCE = 2e-5
+WINDOWED = [name for name in EVERY if "window" in name or name in ("gemma2", "gemma3_text")]
 PICTURES = ("pixel_values", "image_sizes", "image_grid_thw")
 
 
@@ -66,15 +68,15 @@ def span(ids: list[int], counted: int, images: tuple[int, ...] = ()) -> Span:
 def batch(name: str, layout: str) -> dict[str, Any]:
     adapter = families.adapter(name) if name in families.VISION else None
     made = Collator(pad_id=0, layout=layout, adapter=adapter, placeholder=families.placeholder(name))(groups(name))
-    if name.endswith("window") or name.endswith("windows") or name in ("gemma2", "gemma3_text"):
+    if name in WINDOWED:
         assert made["input_ids"].shape[1] > 2 * families.WINDOW
     return made
 
 
 @functools.cache
-def ours(name: str, layout: str, attention: str | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def ours(name: str, layout: str, kernel: str | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Log-probabilities [3, 3] and the gradients of a weighted sum of them."""
-    model = families.model(name, attention=attention)
+    model = families.model(name, attention=kernel)
     add_scoring(model, chunk=8)
     made = batch(name, layout)
     policy = group_logps(model(**model_inputs(made)), made)["policy"]
@@ -119,6 +121,18 @@ def test_shared_equals_split(name: str) -> None:
     assert_same(ours(name, "shared"), ours(name, "split"))
 
 
+@pytest.mark.parametrize("name", [name for name in EVERY if families.model(name).config._attn_implementation == "sdpa"])
+def test_piece_by_piece_equals_split(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What long rows take: the prompt and each completion by itself instead of a mask over all."""
+    monkeypatch.setattr(layout, "_LONG", 0)
+    taken, mask = [], attention._mask
+    monkeypatch.setattr(attention, "_mask", lambda *given: taken.append(given) or mask(*given))
+    assert_same(ours.__wrapped__(name, "shared"), ours(name, "split"))
+    windows = {window for _, _, window, _ in taken}
+    assert windows, "no layer was computed piece by piece"
+    assert any(windows) == (name in WINDOWED)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_shared_equals_split_with_eager_attention(name: str) -> None:
     assert_same(ours(name, "shared", "eager"), ours(name, "split"))
@@ -135,7 +149,7 @@ def test_an_ordinary_causal_mask_over_the_shared_row_is_wrong(name: str) -> None
     assert (policy - ours(name, "split")[0]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if "window" in name or name in ("gemma2", "gemma3_text")])
+@pytest.mark.parametrize("name", WINDOWED)
 def test_windows_matter(name: str) -> None:
     """Otherwise the tests above would not see a wrong window."""
     model, made = families.model(name), batch(name, "split")
@@ -218,8 +232,10 @@ def test_every_tested_type_is_tested_here() -> None:
     assert set(OPTIONS) <= TESTED - OWN
 
 
+@pytest.mark.parametrize("long", [0, 1 << 20])
 @pytest.mark.parametrize("kind", sorted(TESTED - OWN))
-def test_shared_equals_plain_forward_of_other_models(kind: str) -> None:
+def test_shared_equals_plain_forward_of_other_models(kind: str, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "_LONG", long)
     config = transformers.AutoConfig.for_model(kind, **families._text(**OPTIONS.get(kind, {})))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,0 +1,102 @@
+"""Attention of whole groups in blocks: the prompt over itself, then the completions over the prompt and themselves.
+
+One mask over the whole row would compute every completion against all others and the upper half of the prompt, and throw
+both away. transformers passes a mask of four axes on to the kernel untouched: ours carries the segments instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+NAME = "group_sdpa"
+
+
+class Block(NamedTuple):
+    """Queries `start` to `stop` of a row, over the first `prompt` keys and their own. No mask: causal."""
+
+    start: int
+    stop: int
+    prompt: int
+    mask: Tensor | None
+
+    def keys(self, states: Tensor) -> Tensor:
+        """The keys, or values, [1, heads, T, d] that the block sees."""
+        if self.start <= self.prompt:
+            return states[:, :, : self.stop]
+        return torch.cat([states[:, :, : self.prompt], states[:, :, self.start : self.stop]], 2)
+
+
+def use(model: Any) -> None:
+    """Let the layers of a language model that uses sdpa take what `pack` gives. All else they compute as before."""
+    text = model.config.get_text_config()
+    if text._attn_implementation != "sdpa":
+        return
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    text._attn_implementation = NAME
+
+
+def pack(segments: Tensor, window: int | None) -> Tensor:
+    """What the kernel takes for a mask: int64 [R, 1, 2, T], the segments and the sliding window (0: none)."""
+    packed = torch.stack([segments, torch.full_like(segments, window or 0)], 1)[:, None]
+    packed.blocks = _blocks(packed)  # made once, and not by every layer
+    return packed
+
+
+def forward(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
+) -> tuple[Tensor, None]:
+    """An attention function of transformers: query [R, heads, T, d], key and value [R, kv heads, T, d] to
+    [R, T, heads, d], zeros where a row is padded. With another mask than `pack`'s it is transformers' own sdpa."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
+
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        return sdpa(module, query, key, value, attention_mask, **keywords)
+    rows = []
+    # a copy of the mask on another device has no blocks
+    for r, blocks in enumerate(getattr(attention_mask, "blocks", None) or _blocks(attention_mask)):
+        q, k, v = (states[r : r + 1] for states in (query, key, value))
+        done = [
+            sdpa(module, q[:, :, one.start : one.stop], one.keys(k), one.keys(v), one.mask, **keywords)[0]
+            for one in blocks
+        ]
+        padding = q.new_zeros(1, q.shape[2] - blocks[-1].stop, q.shape[1], v.shape[-1])
+        rows.append(torch.cat([*done, padding], 1))
+    return torch.cat(rows), None
+
+
+def _blocks(packed: Tensor) -> list[list[Block]]:
+    """Of each row. Completions that are short beside the prompt are one block: what they compute in vain is little."""
+    segments, windows = packed[:, 0].cpu().unbind(1)
+    window = int(windows[0, 0])
+    rows = []
+    for row in segments:
+        prompt, *completions = torch.bincount(row[row >= 0]).tolist()
+        blocks = [Block(0, prompt, 0, _mask([prompt], 0, window, packed.device) if 0 < window < prompt else None)]
+        together = [completions] if sum(completions) <= prompt else [[length] for length in completions]
+        for lengths in together:
+            start = blocks[-1].stop
+            blocks.append(Block(start, start + sum(lengths), prompt, _mask(lengths, prompt, window, packed.device)))
+        rows.append([one for one in blocks if one.stop > one.start])
+    return rows
+
+
+def _mask(lengths: list[int], prompt: int, window: int, device: torch.device) -> Tensor:
+    """bool [1, 1, N, prompt + N] of N tokens in runs of `lengths`, each of which follows the prompt: a token sees the
+    prompt and its own run as far as itself, no further back than the window."""
+    each = torch.tensor(lengths, device=device)
+    run = torch.repeat_interleave(torch.arange(len(lengths), device=device), each)
+    index = torch.arange(len(run), device=device)
+    mask = (run[:, None] == run) & (index[:, None] >= index)
+    mask = torch.cat([mask.new_ones(len(run), prompt), mask], 1)
+    if window:
+        logical = prompt + index - (each.cumsum(0) - each)[run]
+        seen = torch.cat([torch.arange(prompt, device=device), logical])
+        mask &= logical[:, None] - seen < window
+    return mask[None, None]
