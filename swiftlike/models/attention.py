@@ -1,6 +1,6 @@
 """Attention of whole groups in blocks: the prompt over itself, then the completions over the prompt and themselves.
 
-One mask over the whole row would compute every completion against all others and the upper half of the prompt, and throw
+One mask over the whole row would compute every completion against all others and the upper half of the prompt, to throw
 both away. transformers passes a mask of four axes on to the kernel untouched: ours carries the segments instead.
 """
 
