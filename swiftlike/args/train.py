@@ -91,4 +91,9 @@ class TrainArgs:
         "Python files that add losses, models or data sets",
         aliases=("custom_register_path", "external_plugins"),
     )
+    profile: int = arg(
+        0,
+        "after the first step, see where the time of this many goes: a table, and a trace in RUN_FOLDER/profile",
+        ge=0,
+    )
     dry_run: bool = arg(False, "show rows, steps and memory, then stop without loading weights")

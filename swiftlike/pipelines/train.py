@@ -309,6 +309,7 @@ def observe(trainer: Any, run: Run, card: LossCard, folder: Path) -> None:
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     from swiftlike.trainers.observe import Advice, Curves, FinalEvaluation, LogFile, Progress
+    from swiftlike.trainers.profile import Profile
     from swiftlike.trainers.reliability import Reliability
 
     trainer.remove_callback(PrinterCallback)
@@ -317,6 +318,8 @@ def observe(trainer: Any, run: Run, card: LossCard, folder: Path) -> None:
         trainer.add_callback(callback)
     if card.measure is not None:
         trainer.add_callback(Reliability(folder, lambda: trainer.measured))
+    if run.train.profile:
+        trainer.add_callback(Profile(folder, run.train.profile))
     if run.train.early_stop_interval:
         trainer.add_callback(EarlyStoppingCallback(run.train.early_stop_interval))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -17,6 +18,7 @@ from swiftlike.losses.metrics import preference_metrics
 from swiftlike.models.logps import group_logps, model_inputs
 from swiftlike.models.reference import Reference
 from swiftlike.models.reward_head import group_rewards, reward_inputs
+from swiftlike.trainers import profile
 from swiftlike.trainers.records import RECORDS, AllRanks, Tally, averages, everywhere, only
 
 
@@ -82,16 +84,19 @@ class GroupTrainer(Trainer):
                 shared = (one,)
         if not bool(inputs["real"].any()):
             return record, None
-        return record, self.card.fn(record, self.loss_args, *shared)
+        with record_function(profile.OBJECTIVE):
+            return record, self.card.fn(record, self.loss_args, *shared)
 
     def _record(self, model: nn.Module, inputs: dict[str, Any], ranks: AllRanks) -> Any:
         if self.card.record == "rewards":
-            self._logits, self._scored = None, group_rewards(model(**reward_inputs(inputs)), inputs)
+            with record_function(profile.POLICY):
+                self._logits, self._scored = None, group_rewards(model(**reward_inputs(inputs)), inputs)
             return RECORDS["rewards"](self._scored, None, inputs, ranks.mean)
-        logps = group_logps(model(**model_inputs(inputs)), inputs)
+        with record_function(profile.POLICY):
+            logps = group_logps(model(**model_inputs(inputs)), inputs)
         reference = None
         if self.reference is not None:
-            with self.accelerator.autocast():
+            with record_function(profile.REFERENCE), self.accelerator.autocast():
                 reference = self.reference(self.accelerator.unwrap_model(model), inputs)
         self._logits, self._scored = (logps["logits"], inputs["present"] & inputs["real"][:, None]), logps["policy"]
         return RECORDS[self.card.record](logps, reference, inputs, ranks.mean)
@@ -110,12 +115,17 @@ class GroupTrainer(Trainer):
         votes = self.accelerator.reduce(torch.tensor(int(yes), device=self.args.device), reduction="sum")
         return int(votes) == self.accelerator.num_processes
 
+    def training_step(self, *args: Any, **keywords: Any) -> Tensor:
+        """Forward and backward of one micro-batch, by that name in a profile."""
+        with record_function(profile.TRAINING):
+            return super().training_step(*args, **keywords)
+
     # -- what a step counts ---------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimiser step, and its rows and NLL tokens over all ranks."""
         batches = []
-        with contextlib.suppress(StopIteration):
+        with record_function(profile.LOADING), contextlib.suppress(StopIteration):
             for _ in range(num_batches):
                 batches.append(next(epoch_iterator))  # noqa: PERF401 - StopIteration must keep what came before
         return batches, self.count(batches)
