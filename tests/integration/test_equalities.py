@@ -95,7 +95,7 @@ def test_long_groups_train_alike_in_both_layouts(
     monkeypatch.setattr(attention, "pack", lambda *given: packed.append(given) or pack(*given))
     usual = LONG[name] | {
         "model_type": "tiny-llama", "dataset": long_rows, "batch_size": 3, "max_steps": 20, "num_train_epochs": 5,
-        "learning_rate": 1e-3, "lora_dropout": 0, "gradient_checkpointing": checkpointing, "dataloader_num_workers": 0,
+        "learning_rate": 3e-4, "lora_dropout": 0, "gradient_checkpointing": checkpointing, "dataloader_num_workers": 0,
     }  # fmt: skip
     live = {} if name == "rm" else {"ref_logps": "live"}
     plain = train("rlhf", tmp_path / "split", layout="split", **live, **usual)
@@ -103,4 +103,6 @@ def test_long_groups_train_alike_in_both_layouts(
     fast = train("rlhf", tmp_path / "shared", layout="shared", **usual)
     assert len(packed) >= 10
     assert len(fast.lines) == 20
-    same(plain, fast, relative=1e-3, absolute=1e-4)  # rounding grows over the steps
+    for name in ("loss", "grad_norm"):
+        assert fast.column(name)[0] == pytest.approx(plain.column(name)[0], rel=1e-5)
+    same(plain, fast, relative=2e-3, absolute=1e-3)  # Adam makes differences of rounding grow
