@@ -33,6 +33,12 @@ class TrainArgs:
     max_grad_norm: float = arg(1.0, "gradients are clipped to this norm; 0: not clipped", ge=0)
     optim: str = arg("adamw_torch", "optimiser, by transformers' name")
     gradient_checkpointing: bool = arg(True, "recompute activations in the backward pass: less memory, slower")
+    checkpointing_every_n_layers: int = arg(
+        1, "recompute only every n-th layer: larger is faster and takes more memory", ge=1
+    )
+    activation_offloading: bool = arg(
+        False, "keep what gradient checkpointing saves in the computer's memory: less on the GPU, slower"
+    )
     seed: int = arg(42, "seed of everything that is drawn", ge=0)
     logging_steps: int = arg(5, "log every so many steps", ge=1)
     logging_first_step: bool = arg(True, "log the first step too")

@@ -31,6 +31,9 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
         _must_have_language_head(source.folder)
     model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint))
     fit_separator(model, checkpoint.tokenizer)
+    # transformers would make all embeddings need gradients for gradient checkpointing, and backward pass through frozen
+    # towers; the kind of checkpointing that we use (not reentrant) does not want it
+    model.enable_input_require_grads = lambda: None
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
         same_tiles(model.config, checkpoint.config)
     add_scoring(model, run.train.logprob_chunk, card.temperature(run.loss))

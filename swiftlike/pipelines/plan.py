@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,7 +134,8 @@ def _memory(
     longest = max(((g.shared_length if shared else g.longest * len(g.completions)) for g in groups), default=0)
     tokens = longest * run.train.batch_size
     layers, hidden = text.num_hidden_layers, text.hidden_size
-    kept = (layers + 34) if run.train.gradient_checkpointing else 34 * layers
+    recomputed = math.ceil(layers / run.train.checkpointing_every_n_layers) if run.train.gradient_checkpointing else 0
+    kept = recomputed + 34 * (layers - recomputed + (recomputed > 0))  # one of the recomputed layers at a time is whole
     devices = max(world_size(), 1) if run.train.deepspeed in ("zero3", "zero3_offload") or run.train.fsdp else 1
     return {
         "weights": int(weights["whole"] * per_weight * copies / devices),

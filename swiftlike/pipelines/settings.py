@@ -110,7 +110,7 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
     }
     if run.data.streaming:  # every rank reads the stream and takes its turns; groups cannot be sent between ranks
         values["accelerator_config"] = {"dispatch_batches": False}
-    values |= _recompute(train.gradient_checkpointing) | engine(run)
+    values |= _recompute(train) | engine(run)
     try:
         return TrainingArguments(**(values | dict(run.hf)))
     except (ValueError, ImportError, RuntimeError) as error:
@@ -119,13 +119,16 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         ) from error
 
 
-def _recompute(on: bool) -> dict[str, Any]:
+def _recompute(train: Any) -> dict[str, Any]:
     """Gradient checkpointing under the name that this transformers has for it (renamed in 5.23)."""
     from transformers import TrainingArguments
 
+    if train.activation_offloading and not torch.cuda.is_available():
+        raise UserError("--activation_offloading moves activations from the GPU to memory; there is no GPU")
     new = "activation_checkpointing" in TrainingArguments.__dataclass_fields__
     name = "activation_checkpointing" if new else "gradient_checkpointing"
-    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
+    how = {"every_n_layers": train.checkpointing_every_n_layers, "offload": train.activation_offloading}
+    return {name: train.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False} | how}
 
 
 def engine(run: Run) -> dict[str, Any]:

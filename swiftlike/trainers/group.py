@@ -115,11 +115,6 @@ class GroupTrainer(Trainer):
         votes = self.accelerator.reduce(torch.tensor(int(yes), device=self.args.device), reduction="sum")
         return int(votes) == self.accelerator.num_processes
 
-    def training_step(self, *args: Any, **keywords: Any) -> Tensor:
-        """Forward and backward of one micro-batch, by that name in a profile."""
-        with record_function(profile.TRAINING):
-            return super().training_step(*args, **keywords)
-
     # -- what a step counts ---------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:

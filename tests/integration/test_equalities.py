@@ -11,6 +11,7 @@ import pytest
 
 from swiftlike.data.bucketing import GroupSampler, Pick
 from swiftlike.models import attention
+from swiftlike.pipelines import train as train_pipeline
 
 from .runs import Ran, same, train
 
@@ -106,3 +107,28 @@ def test_long_groups_train_alike_in_both_layouts(
     for name in ("loss", "grad_norm"):
         assert fast.column(name)[0] == pytest.approx(plain.column(name)[0], rel=1e-5)
     same(plain, fast, relative=2e-3, absolute=1e-3)  # Adam makes differences of rounding grow
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "tiny-llava1_6"])
+def test_what_is_recomputed_changes_no_number(
+    model: str, tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And frozen towers take no part in the backward pass, whatever is recomputed."""
+    build, drawn = train_pipeline.build, []
+
+    def watched(*given: Any) -> Any:
+        trainer = build(*given)
+        tower = next((one for name, one in trainer.model.named_modules() if name.endswith("vision_tower")), None)
+        if tower is not None:
+            tower.register_forward_hook(lambda _, __, out: drawn.append(out.last_hidden_state.requires_grad))
+        return trainer
+
+    monkeypatch.setattr(train_pipeline, "build", watched)
+    usual = {
+        "rlhf_type": "dpo", "model_type": model, "dataset": pairs if model == "tiny-llama" else "demo-vl#8",
+        "max_steps": 4, "learning_rate": 1e-3, "ref_logps": "live", "dataloader_num_workers": 0,
+    }  # fmt: skip
+    plain = train("rlhf", tmp_path / "plain", gradient_checkpointing=False, **usual)
+    for every in (1, 2):
+        same(plain, train("rlhf", tmp_path / str(every), checkpointing_every_n_layers=every, **usual))
+    assert set(drawn) == ({False} if model == "tiny-llava1_6" else set())

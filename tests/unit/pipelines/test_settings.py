@@ -219,7 +219,13 @@ def test_recomputation(tmp_path: Path, on: bool) -> None:
     made = arguments(tmp_path, "--gradient_checkpointing", str(on).lower())
     name = "activation_checkpointing" if hasattr(made, "activation_checkpointing") else "gradient_checkpointing"
     assert getattr(made, name) is on
-    assert getattr(made, f"{name}_kwargs")["use_reentrant"] is False
+    assert getattr(made, f"{name}_kwargs") == {"use_reentrant": False, "every_n_layers": 1, "offload": False}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_offloaded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--activation_offloading"):
+        arguments(tmp_path, "--activation_offloading", "true")
 
 
 def test_what_transformers_refuses_is_one_line(tmp_path: Path) -> None:
