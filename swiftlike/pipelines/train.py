@@ -253,6 +253,7 @@ def resume_folder(run: Run) -> str | None:
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
     """Model, reference and trainer."""
     from swiftlike.trainers.checkpoint import CheckpointTrainer
+    from swiftlike.trainers.records import agreed
     from swiftlike.trainers.spaced import Spaced
 
     vision_trained = checkpoint.adapter is not None and may_train_vision(run.tuner)
@@ -297,7 +298,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         digest=data_digest(run, data),
     )
     if isinstance(reference, Stored) and sharded:
-        reference.together = trainer.agreed
+        reference.together = functools.partial(agreed, trainer.accelerator)
     observe(trainer, run, card, folder)
     if spaced := spaced_steps(run, len(data.train)):  # behind the callbacks that save at other steps
         trainer.add_callback(Spaced(folder, spaced, resume_folder(run)))

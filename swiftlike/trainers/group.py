@@ -110,11 +110,6 @@ class GroupTrainer(Trainer):
                 values[name] = (logits[present[:, column], column].sum(), present[:, column].sum())
         return values
 
-    def agreed(self, yes: bool) -> bool:
-        """Whether all ranks say yes."""
-        votes = self.accelerator.reduce(torch.tensor(int(yes), device=self.args.device), reduction="sum")
-        return int(votes) == self.accelerator.num_processes
-
     # -- what a step counts ---------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:

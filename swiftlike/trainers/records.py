@@ -146,6 +146,12 @@ def averages(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
     return with_margins({name: total / count for name, (total, count) in totals.items() if count})
 
 
+def agreed(accelerator: Any, yes: bool) -> bool:
+    """Whether all ranks say yes."""
+    votes = accelerator.reduce(torch.tensor(int(yes), device=accelerator.device), reduction="sum")
+    return int(votes) == accelerator.num_processes
+
+
 def everywhere(tally: Tally, accelerator: Any) -> dict[str, tuple[float, float]]:
     """Totals over all ranks. One that had nothing but filler has no metrics, and still takes part."""
     names = sorted(set(gather_object(list(tally.sums))))
