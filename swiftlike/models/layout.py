@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -87,9 +88,13 @@ def group_mask(config: Any, segments: Tensor, positions: Tensor, dtype: torch.dt
     window = _window(text)
 
     def mask(size: int | None) -> Any:
-        if text._attn_implementation == attention.NAME and segments.shape[1] >= _LONG:
+        kernel = text._attn_implementation
+        if kernel == attention.NAME and segments.shape[1] >= _LONG:
             return attention.pack(segments, size)
-        return _for_kernel(allowed(segments, positions, size), text._attn_implementation, dtype)
+        if kernel == "flex_attention":
+            return _block_mask(segments, positions, size)
+        dense = allowed(segments, positions, size)
+        return _additive(dense, dtype) if kernel == "eager" else dense
 
     types = set(getattr(text, "layer_types", None) or ())
     if "sliding_attention" in types:
@@ -106,20 +111,29 @@ def _window(text: Any) -> int | None:
     return getattr(text, "sliding_window", None)
 
 
-def _for_kernel(mask: Tensor, implementation: str, dtype: torch.dtype) -> Any:
-    if implementation == "eager":
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-    if implementation == "flex_attention":
-        from torch.nn.attention.flex_attention import create_block_mask
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
-        dense = mask[:, 0]
 
-        def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return dense[b, q, k]
+def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
 
-        rows, _, length, _ = mask.shape
-        return create_block_mask(visible, rows, None, length, length, device=str(mask.device))
-    return mask
+    rows, length = segments.shape
+    visible = mask_mod(segments, positions, window)
+    return create_block_mask(visible, rows, None, length, length, device=str(segments.device))
+
+
+def mask_mod(segments: Tensor, positions: Tensor, window: int | None = None) -> Callable[..., Tensor]:
+    """`allowed` as a function of (row, head, query, key), as flex_attention wants it: nothing of size T x T is kept."""
+
+    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        mine, other = segments[b, q], segments[b, k]
+        seen = (k <= q) & ((other == 0) | (other == mine)) & (other != PAD) & (mine != PAD)
+        if window is not None:
+            seen = seen & (positions[b, q] - positions[b, k] < window)
+        return seen | (q == k)
+
+    return visible
 
 
 def supports_shared(config: Any, implementation: str) -> str:

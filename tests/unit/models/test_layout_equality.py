@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch.nn.attention.flex_attention import create_mask
 
 from swiftlike.data.collate import Collator, Item
 from swiftlike.data.encode import Encoded, Span
 from swiftlike.datasets_registry.row import Image
 from swiftlike.models import attention, layout
-from swiftlike.models.layout import TESTED, allowed, group_mask, supports_shared
+from swiftlike.models.layout import TESTED, allowed, group_mask, mask_mod, supports_shared
 from swiftlike.models.logps import add_scoring, group_logps, model_inputs
 
 EVERY = (*families.TEXT, *families.VISION)
@@ -268,6 +269,15 @@ def test_allowed_by_definition(window: int | None) -> None:
                 seen = j <= i and a != -1 and b != -1 and b in (0, a)
                 near = window is None or int(positions[r, i] - positions[r, j]) < window
                 assert bool(mask[r, 0, i, j]) == ((seen and near) or i == j), (r, i, j)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_flex_attention_sees_the_same(window: int | None) -> None:
+    made = batch("llama", "shared")
+    segments, positions = made["segments"], made["position_ids"]
+    rows, length = segments.shape
+    dense = create_mask(mask_mod(segments, positions, window), rows, 1, length, length, device="cpu")
+    assert torch.equal(dense, allowed(segments, positions, window))
 
 
 def test_one_mask_per_layer_type() -> None:
