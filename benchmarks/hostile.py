@@ -32,7 +32,7 @@ import hostile_cases
 import psutil
 from hostile_cases import COUNT
 from serve_side import ready
-from text_dpo import load, machine, make_model
+from common import load, machine, make_model
 
 BOUND = 2.0  # times the quiet latency that is allowed
 BUILT = "llama-30m"  # made here, as in serve.py; other names are built-in models

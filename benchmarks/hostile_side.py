@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_cases import Case, cases, patience, send
-from text_dpo_side import Channel
+from channel import Channel
 
 LEAVING = 0.15  # of the requests: the client goes away before there is an answer
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_dpo_side import Channel, versions
+from channel import Channel, processor_seconds, versions
 
 KV_CACHE_GIB = "1"  # of vLLM's on a CPU
 READY_SECONDS = 300
