@@ -45,18 +45,6 @@ class Clock:
         self.wall, self.cpu = time.perf_counter() - self.wall, processor_seconds() - self.cpu
 
 
-def processor_seconds() -> float:
-    """CPU seconds of this process and of its running children, theirs included."""
-    import psutil
-
-    me, total = psutil.Process(), 0.0
-    for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
-
-
 def worker(side: str, setting: Path) -> None:
     """Open the side, then answer window after window."""
     options = argparse.Namespace(**json.loads(setting.read_text()))

@@ -26,6 +26,7 @@ MODULES = {
 }
 LORA = {"r": 8, "lora_alpha": 32}
 HEAD = re.compile(r"v_head|score\b|\.score\.")
+BIAS = re.compile(r"v_head.*\.bias$")  # of LLaMA-Factory's head: it moves no difference of two rewards
 LAYER = re.compile(r"layers\.(\d+)\.self_attn\.(\w+)\.(lora_[AB])")
 
 
@@ -141,7 +142,7 @@ def dtype() -> Any:
 def canonical(name: str) -> str:
     """What a trained weight is called whatever wraps the model."""
     if found := LAYER.search(name):
-        return "{0:>3} {1} {2}".format(*found.groups())
+        return "{:>3} {} {}".format(*found.groups())
     if HEAD.search(name):
         return "head"
     raise SystemExit(f"{name} is trained, which no other tool trains")
@@ -152,7 +153,10 @@ def moved(trainer: Any, batch: dict[str, Any], score: Callable[[], Any] | None =
     that are the same on all sides and far from where they start."""
     import torch
 
-    weights = sorted((canonical(name), one) for name, one in trainer.model.named_parameters() if one.requires_grad)
+    trained = [(name, one) for name, one in trainer.model.named_parameters() if one.requires_grad]
+    weights = sorted(
+        ((canonical(name), one) for name, one in trained if not BIAS.search(name)), key=lambda pair: pair[0]
+    )
     trainer.model.train()
     with torch.no_grad():
         for name, one in weights:

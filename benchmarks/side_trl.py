@@ -28,7 +28,9 @@ def run(side: str, options: argparse.Namespace, mode: str, channel: Channel) -> 
     }
     trainer = make(side, options, mode, made)
     if mode == "check":
-        channel.send(**{"dpo": dpo_numbers, "exo": dpo_numbers, "rm": rm_numbers, "sft": sft_numbers}[options.kind](trainer))
+        channel.send(
+            **{"dpo": dpo_numbers, "exo": dpo_numbers, "rm": rm_numbers, "sft": sft_numbers}[options.kind](trainer)
+        )
         return
     trained(trainer, side, channel, after_load)
 
@@ -43,7 +45,9 @@ def make(side: str, options: argparse.Namespace, mode: str, made: dict[str, Any]
     if options.kind == "rm":
         return trl.RewardTrainer(args=trl.RewardConfig(**settings), **made)
     if options.kind == "sft":
-        return trl.SFTTrainer(args=trl.SFTConfig(**settings, padding_free="padding-free" in side), **made)
+        if "padding-free" in side:  # which refuses to cut rows
+            settings |= {"padding_free": True, "max_length": None}
+        return trl.SFTTrainer(args=trl.SFTConfig(**settings), **made)
     ready = "precomputed" in side and mode != "check"
     return trl.DPOTrainer(args=trl.DPOConfig(**settings, precompute_ref_log_probs=ready), **made)
 

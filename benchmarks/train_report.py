@@ -28,10 +28,10 @@ PAGE = """\
 
 How fast `swiftlike rlhf` and `swiftlike sft` train beside TRL 1.16, ms-swift 4.6 and LLaMA-Factory 0.9.5, measured by
 `benchmarks/train_step.py`. All sides have the same model of random weights, rows in the same order, LoRA layers (q, k,
-v; rank 8, no dropout), batch, precision and gradient checkpointing; each is a process of its own that trains through its own user path with
-its own defaults otherwise. Before any timing a side must give the same token counts, log-probabilities, loss and
-gradient norms as swiftlike, to 1e-3, at step 0 and with an adapter far from zero. Then sides train in turns, a window
-of steps each; ratios are of windows that ran one after the other, and medians of those.
+v; rank 8, no dropout), batch, precision and gradient checkpointing; each is a process of its own that trains through
+its tool's own user path, with the tool's defaults otherwise. Before any timing a side must give the same token counts,
+log-probabilities, loss and gradient norms as swiftlike, to 1e-3, at step 0 and with an adapter far from zero. Then
+sides train in turns, a window of steps each; ratios are of windows that ran one after the other, and medians of those.
 
 Not measured: convergence (the numbers are equal, so the curves are), several cards, and data that must be downloaded.
 The machine is shared and its load is given: ratios are worth more than absolute speeds.
@@ -51,10 +51,11 @@ def merged(results: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[st
     """With an entry in the place of the one of its workload, size and setting."""
     others = [one for one in results if any(one[name] != entry[name] for name in KEY)]
     order = list(WORKLOADS)
-    return sorted(
-        [*others, entry],
-        key=lambda one: (one["device"], one["size"], order.index(one["workload"]), -one["threads"], one["checkpointing"]),
-    )
+
+    def place(one: dict[str, Any]) -> tuple[Any, ...]:
+        return one["device"], one["size"], order.index(one["workload"]), -one["threads"], one["checkpointing"] == "off"
+
+    return sorted([*others, entry], key=place)
 
 
 def write(results: list[dict[str, Any]], output: Path, page: Path | None) -> None:
@@ -90,8 +91,9 @@ def _entry(entry: dict[str, Any]) -> list[str]:
     before, after, rows = entry["load_average_before"][0], entry["load_average_after"][0], entry["rows"]
     lines = [
         f"\n{title(entry)}",
-        f"  {entry['model']['parameters'] / 1e6:.1f} M parameters, {rows['mean_prompt']:.0f} + {rows['mean_answer']:.0f} "
-        f"tokens, {rows['windows']} windows of {rows['steps']} steps, load {before} before, {after} after, {entry['date']}",
+        f"  {entry['model']['parameters'] / 1e6:.1f} M parameters, {rows['mean_prompt']:.0f} + "
+        f"{rows['mean_answer']:.0f} tokens, {rows['windows']} windows of {rows['steps']} steps, load {before} before, "
+        f"{after} after, {entry['date']}",
         f"  {'':<22}{'rows/s':>9}{'tokens/s':>10}{'CPU s/row':>11}{'peak MiB':>10}{'over loaded':>13}{'padding':>9}"
         f"{'first step':>12}",
     ]

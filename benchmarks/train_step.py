@@ -27,12 +27,11 @@ from typing import Any
 import common
 import environments
 import train_report
-from common import MIB, load, machine, spread
-from flops import used_share
-from workloads import SIZES, TILE, WORKLOADS, Workload, build_model, write_rows
+from agreement import checked_as, comparable, differences
+from common import load, machine
+from train_numbers import compare, summary
+from workloads import SIZES, TILE, WORKLOADS, build_model, write_rows
 
-TOLERANCE, RELATIVE = 1e-3, 1e-5
-ALONE = ("start", "reference", "policy")  # what EXO and a peer's DPO on its answers have in common
 RESULTS = Path(__file__).parent / "results" / "train_step.json"
 
 
@@ -82,10 +81,10 @@ class Side(common.Side):
     def failed(self, how: str) -> dict[str, Any]:
         """The side's end, with the end of its log."""
         self.process.kill()
-        raise Failed(f"{how}: {last_line(self.log)}", self.log.read_text()[-4000:])
+        raise FailedError(f"{how}: {last_line(self.log)}", self.log.read_text()[-4000:])
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A side that does not run. Its words are for the results, `log` for the reader of the terminal."""
 
     def __init__(self, words: str, log: str) -> None:
@@ -102,44 +101,6 @@ def last_line(log: Path) -> str:
 # -- agreement ---------------------------------------------------------------------------------------------------------
 
 
-def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """Every place at which two nested results are further apart than TOLERANCE. What only one has is not compared."""
-    if isinstance(ours, dict):
-        pairs = [(name, ours[name], theirs[name]) for name in ours if name in theirs]
-        odd = sorted(ours.keys() ^ theirs.keys()) if where else []
-        if odd:
-            return [f"{where}: {odd} on one side only"]
-    elif isinstance(ours, list):
-        if len(ours) != len(theirs):
-            return [f"{where}: {len(ours)} against {len(theirs)}"]
-        pairs = [(str(i), *both) for i, both in enumerate(zip(ours, theirs, strict=True))]
-    else:
-        apart = not abs(ours - theirs) <= TOLERANCE + RELATIVE * abs(theirs)  # NaN is apart from everything
-        return [f"{where}: {ours} against {theirs}"] if apart else []
-    return [line for name, one, other in pairs for line in differences(one, other, f"{where}/{name}")]
-
-
-def comparable(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Our numbers in the form that a peer has them: EXO's answers as pairs, a prompt and its answer as one."""
-    lengths = [
-        [row[0], *row[i : i + 2]] for row in ours["lengths"] for i in range(1, len(row), 2)
-    ]  # of pairs, each with a prompt
-    out = dict(ours)
-    if len(theirs.get("lengths", ours["lengths"])) != len(ours["lengths"]):
-        out = {name: ours[name] for name in ALONE}
-        out["lengths"] = lengths
-    if "whole_lengths" in theirs:
-        out["whole_lengths"] = [[row[0] + answer for answer in row[1:]] for row in ours["lengths"]]
-    if "first_lengths" in theirs:
-        out["first_lengths"] = lengths[: len(theirs["first_lengths"])]
-    return out
-
-
-def checked_as(side: str) -> str:
-    """The side whose numbers stand for this one's: how the reference is kept changes no number."""
-    return {"swiftlike live": "swiftlike cache", "trl precomputed": "trl"}.get(side, side)
-
-
 def check(options: argparse.Namespace, sides: list[str], pythons: dict[str, str]) -> tuple[list[Any], dict[str, str]]:
     """Compare all sides with ours before anything is timed. Gives each row's tokens (prompt, answers), and why sides
     are left out."""
@@ -150,7 +111,7 @@ def check(options: argparse.Namespace, sides: list[str], pythons: dict[str, str]
             process = Side(name, pythons[name.split()[0]], options, "check", max(options.threads))
             numbers = process.receive()
             process.end()
-        except Failed as error:
+        except FailedError as error:
             if not found:
                 sys.exit(f"{name} {error}\n{error.log}")
             print(f"{name} {error}\n{error.log}", file=sys.stderr)
@@ -160,7 +121,7 @@ def check(options: argparse.Namespace, sides: list[str], pythons: dict[str, str]
         wrong = differences(comparable(first, numbers), numbers)
         if wrong:
             print("\n  ".join([f"{name} does not compute the same:", *wrong[:20]]), file=sys.stderr)
-            skipped[name] = f"does not compute the same: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" * (len(wrong) > 1))
+            skipped[name] = f"does not compute the same at {len(wrong)} places: {wrong[0]}"
         else:
             found[name] = numbers
     return next(iter(found.values()))["lengths"], {
@@ -183,90 +144,22 @@ def measure(
         try:
             results[name] = {**side.receive(), "startup_s": time.perf_counter() - side.started, "windows": []}
             running.append(side)
-        except Failed as error:
+        except FailedError as error:
             print(f"{name} {error}\n{error.log}", file=sys.stderr)
             skipped[name] = str(error)
     for count in [options.warmup, *[options.steps] * options.windows]:
         for side in list(running):
             try:
                 results[side.name]["windows"].append(side.window(count))
-            except Failed as error:
+            except FailedError as error:
                 print(f"{side.name} {error}\n{error.log}", file=sys.stderr)
                 skipped[side.name] = str(error)
                 running.remove(side)
                 del results[side.name]
     for side in running:
         side.send(0)
-        side.end()
+        side.process.wait()
     return {name: summary(result, options) for name, result in results.items()}, skipped
-
-
-def tokens_of(options: argparse.Namespace, window: int) -> int:
-    """Real tokens that a window trains on, counted from 1: every answer with a prompt of its own."""
-    per_step = options.batch_size * options.accumulation
-    first = (options.warmup + (window - 1) * options.steps) * per_step
-    rows = [options.lengths[i % len(options.lengths)] for i in range(first, first + options.steps * per_step)]
-    return sum((len(row) - 1) * row[0] + sum(row[1:]) for row in rows)
-
-
-def summary(result: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Speeds and memory of one side at one setting; the warm-up window is left out."""
-    rows = options.batch_size * options.accumulation * options.steps
-    warm, *timed = result["windows"]
-    seconds = [sum(one["steps"]) for one in timed]
-    per_second = [rows / spent for spent in seconds]
-    tokens = [tokens_of(options, i) / spent for i, spent in enumerate(seconds, 1)]
-    used, computed = timed[-1]["seen"]
-    highest = timed[-1]["peak"]
-    found = {
-        "rows_per_s": round(statistics.median(per_second), 4),
-        "tokens_per_s": round(statistics.median(tokens), 1),
-        "cpu_s_per_row": round(statistics.median(one["cpu"] / rows for one in timed), 4),
-        "peak_mib": round(highest / MIB, 1),
-        "peak_over_loaded_mib": round((highest - result["after_load"]) / MIB, 1),
-        "padding": round(1 - used / computed, 4),
-        "first_step_s": round(result["startup_s"] + warm["steps"][0], 1),
-        "windows_rows_per_s": [round(value, 4) for value in per_second],
-        "windows_cpu_s_per_row": [round(one["cpu"] / rows, 4) for one in timed],
-        "versions": result["versions"],
-    }
-    if options.device == "cuda":
-        found["mfu"] = round(used_share(options, statistics.median(per_second)), 4)
-    return found
-
-
-def compare(sides: dict[str, Any], workload: Workload) -> dict[str, Any]:
-    """Ratios of swiftlike's sides to the peers, window by window. The wanted figures are for swiftlike's default
-    against the fastest and the leanest peer."""
-    peers = {name: side for name, side in sides.items() if not name.startswith("swiftlike")}
-    out: dict[str, Any] = {}
-    for ours in [name for name in sides if name.startswith("swiftlike")]:
-        for theirs in [*peers, *(["swiftlike split live"] if ours != "swiftlike split live" else [])]:
-            if theirs in sides:
-                out[f"{ours} / {theirs}"] = pair(sides[ours], sides[theirs])
-    mine = "swiftlike" if "swiftlike" in sides else "swiftlike cache"
-    if not peers or mine not in sides:
-        return {"pairs": out}
-    fastest = max(peers, key=lambda name: peers[name]["rows_per_s"])
-    leanest = min(peers, key=lambda name: peers[name]["peak_mib"])
-    speed = out[f"{mine} / {fastest}"]["rows_per_s"]["median"]
-    memory = out[f"{mine} / {leanest}"]["peak"]
-    wanted = {
-        "rows_per_s": {"peer": fastest, "found": speed, "wanted": workload.speed, "reached": speed >= workload.speed},
-        "peak": {"peer": leanest, "found": memory, "wanted": workload.memory, "reached": memory <= workload.memory},
-    }
-    return {"pairs": out, "wanted": wanted}
-
-
-def pair(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """One side's numbers over another's; efficiency and speed above 1 and memory below 1 are for the first."""
-    return {
-        "rows_per_s": spread(one["windows_rows_per_s"], other["windows_rows_per_s"]),
-        "cpu_efficiency": spread(other["windows_cpu_s_per_row"], one["windows_cpu_s_per_row"]),
-        "peak": round(one["peak_mib"] / other["peak_mib"], 3),
-        "peak_over_loaded": round(one["peak_over_loaded_mib"] / max(other["peak_over_loaded_mib"], 0.1), 3),
-        "first_step": round(one["first_step_s"] / other["first_step_s"], 3),
-    }
 
 
 # -- a workload --------------------------------------------------------------------------------------------------------
