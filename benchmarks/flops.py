@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, operations per second
 
 
 def used_share(options: argparse.Namespace, rows_per_second: float) -> float:
     """Model-FLOP utilisation: a row's operations, every real token once, over what the card could do."""
-    import subprocess
-
-    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    name = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    name = card_name()
     peak = next((speed for card, speed in PEAK.items() if card in name), None)
     if peak is None:
-        raise SystemExit(f"the arithmetic of {name.strip()} is not known: add it to {__file__}")
+        raise SystemExit(f"the arithmetic of {name} is not known: add it to {__file__}")
     return statistics.mean(row_operations(options, row) for row in options.lengths) * rows_per_second / peak
+
+
+def card_name() -> str:
+    """Of the first card."""
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
 
 
 def row_operations(options: argparse.Namespace, row: list[int]) -> float:

@@ -1,6 +1,7 @@
 """One side of train_step.py, in a process and an environment of its own: `python side.py SIDE SETTING MODE`.
 
-It prints one JSON object a line: first what the driver compares (mode "check") or that it is ready (mode "on" or "off":
+It prints one JSON object a line: first what the driver compares (mode "check"; "fill": the same in
+the precision of training, for the store of reference numbers) or that it is ready (mode "on" or "off":
 gradient checkpointing), then what each window of steps took that the driver asks for on standard input.
 """
 
@@ -124,16 +125,21 @@ def trained(trainer: Any, side: str, channel: Channel, after_load: int) -> None:
     trainer.train()
 
 
-def precision() -> dict[str, Any]:
-    """What transformers' arguments are told: float32 on a CPU, bfloat16 on a card."""
-    return {"bf16": True} if on_cuda() else {"bf16": False, "use_cpu": True, "dataloader_pin_memory": False}
+def half(mode: str) -> bool:
+    """Whether to compute in bfloat16: on a card, but numbers are compared in float32."""
+    return on_cuda() and mode != "check"
 
 
-def dtype() -> Any:
+def precision(mode: str) -> dict[str, Any]:
+    """What transformers' arguments are told."""
+    return {"bf16": half(mode)} | ({} if on_cuda() else {"use_cpu": True, "dataloader_pin_memory": False})
+
+
+def dtype(mode: str) -> Any:
     """Of the weights."""
     import torch
 
-    return torch.bfloat16 if on_cuda() else torch.float32
+    return torch.bfloat16 if half(mode) else torch.float32
 
 
 # -- numbers that all sides must agree on ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 from channel import Channel, on_cuda
 from common import ASSISTANT, END, USER
-from side import LORA, hyper
+from side import LORA, half, hyper
 from side_peers import watch
 
 STAGES = {"dpo": "dpo", "rm": "rm", "sft": "sft"}
@@ -90,8 +90,8 @@ def command(options: argparse.Namespace, mode: str) -> dict[str, Any]:
         "disable_shuffling": True,
         "per_device_train_batch_size": options.batch_size,
         "disable_gradient_checkpointing": mode == "off",
-        "bf16": on_cuda(),
+        "bf16": half(mode),
         "use_cpu": not on_cuda(),
-        "infer_dtype": "bfloat16" if on_cuda() else "float32",
+        "infer_dtype": "bfloat16" if half(mode) else "float32",
         "overwrite_output_dir": True,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from channel import Channel, on_cuda
 from common import ASSISTANT, END, USER
-from side import LORA, hyper, targets
+from side import LORA, half, hyper, targets
 from side_peers import watch
 
 TYPES = {"": "llama", "llava": "llava1_6_mistral_hf", "internvl": "internvl_hf"}
@@ -64,9 +64,9 @@ def command(options: argparse.Namespace, mode: str) -> dict[str, Any]:
         **({"target_regex": wanted} if isinstance(wanted, str) else {"target_modules": wanted}),
         "per_device_train_batch_size": options.batch_size,
         "gradient_checkpointing": "false" if mode == "off" else "true",
-        "torch_dtype": "bfloat16" if on_cuda() else "float32",
+        "torch_dtype": "bfloat16" if half(mode) else "float32",
         "use_cpu": "false" if on_cuda() else "true",
-        "bf16": "true" if on_cuda() else "false",
+        "bf16": "true" if half(mode) else "false",
         "fp16": "false",
         "add_version": "false",
         "eval_strategy": "no",

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from channel import Channel, on_cuda, resident
-from side import LORA, hyper, moved, windows
+from channel import Channel, resident
+from side import LORA, half, hyper, moved, windows
 
 OBJECTIVES = {
     "dpo": {"rlhf_type": "dpo", "rpo_alpha": "none"},
@@ -30,7 +30,7 @@ def run(side: str, options: argparse.Namespace, mode: str, channel: Channel) -> 
 
     def watched_build(*args: Any) -> Any:
         trainer = build(*args)
-        if mode == "check":
+        if mode in ("check", "fill"):
             channel.send(**numbers(trainer))
             sys.exit(0)
         trainer.add_callback(
@@ -53,7 +53,7 @@ def command(side: str, options: argparse.Namespace, mode: str) -> dict[str, Any]
         "dataset_test_ratio": 0,
         "dataset_shuffle": "false",
         "batch_size": options.batch_size,
-        "torch_dtype": "bfloat16" if on_cuda() else "float32",
+        "torch_dtype": "bfloat16" if half(mode) else "float32",
         "lora_rank": LORA["r"],
         "lora_alpha": LORA["lora_alpha"],
         "lora_dropout": 0,

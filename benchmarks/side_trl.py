@@ -13,7 +13,7 @@ def run(side: str, options: argparse.Namespace, mode: str, channel: Channel) -> 
     """DPOTrainer, RewardTrainer or SFTTrainer."""
     from peft import LoraConfig
 
-    model = load(options)
+    model = load(options, mode)
     after_load = resident()
     lora = LoraConfig(
         **LORA,
@@ -40,7 +40,7 @@ def make(side: str, options: argparse.Namespace, mode: str, made: dict[str, Any]
     import trl
 
     batch = options.batch_size * (options.answers // 2 if options.kind == "exo" else 1)
-    settings = hyper(options) | precision()
+    settings = hyper(options) | precision(mode)
     settings |= {"per_device_train_batch_size": batch, "gradient_checkpointing": mode != "off", "disable_tqdm": True}
     if options.kind == "rm":
         return trl.RewardTrainer(args=trl.RewardConfig(**settings), **made)
@@ -52,7 +52,7 @@ def make(side: str, options: argparse.Namespace, mode: str, made: dict[str, Any]
     return trl.DPOTrainer(args=trl.DPOConfig(**settings, precompute_ref_log_probs=ready), **made)
 
 
-def load(options: argparse.Namespace) -> Any:
+def load(options: argparse.Namespace, mode: str) -> Any:
     """The model, as the trainer's kind wants it."""
     import transformers
 
@@ -62,7 +62,7 @@ def load(options: argparse.Namespace) -> Any:
         kind = "AutoModelForImageTextToText"
     elif options.kind == "rm":
         kind, more = "AutoModelForSequenceClassification", {"num_labels": 1}
-    return getattr(transformers, kind).from_pretrained(options.model, dtype=dtype(), **more)
+    return getattr(transformers, kind).from_pretrained(options.model, dtype=dtype(mode), **more)
 
 
 def rows(options: argparse.Namespace) -> Any:

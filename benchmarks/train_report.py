@@ -130,6 +130,8 @@ def wanted(entry: dict[str, Any]) -> list[str]:
 
 def as_page(results: list[dict[str, Any]], picture: str) -> str:
     """docs/performance.md."""
+    if not results:
+        return f"{PAGE}\nNo run is published yet.\n"
     parts = [PAGE, f"![rows per second of swiftlike over each peer, for every workload]({picture})\n"]
     for device in dict.fromkeys(one["device"] for one in results):
         here = [one for one in results if one["device"] == device]

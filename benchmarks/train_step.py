@@ -29,6 +29,7 @@ import environments
 import train_report
 from agreement import checked_as, comparable, differences
 from common import load, machine
+from flops import card_name
 from train_numbers import compare, summary
 from workloads import SIZES, TILE, WORKLOADS, build_model, write_rows
 
@@ -58,6 +59,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     options.shrink = 16 if options.quick else 1  # of lengths
     if options.quick:
         vars(options).update(size="tiny", windows=2, threads=[1])
+        if options.output == RESULTS:
+            options.output = Path(tempfile.gettempdir()) / RESULTS.name
     if options.page is None and options.output == RESULTS:
         options.page = Path(__file__).parents[1] / "docs" / "performance.md"
     options.workloads = [one for one in WORKLOADS if one in options.workloads or one[0] in options.workloads]
@@ -124,6 +127,10 @@ def check(options: argparse.Namespace, sides: list[str], pythons: dict[str, str]
             skipped[name] = f"does not compute the same at {len(wrong)} places: {wrong[0]}"
         else:
             found[name] = numbers
+    if options.device == "cuda":
+        fill = Side(next(iter(found)), pythons["swiftlike"], options, "fill", max(options.threads))
+        fill.receive()
+        fill.end()
     return next(iter(found.values()))["lengths"], {
         side: skipped[checked_as(side)] for side in sides if checked_as(side) in skipped
     }
@@ -187,6 +194,11 @@ def set_up(options: argparse.Namespace, name: str, folder: Path) -> dict[str, in
     return sizes
 
 
+def described(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine, and its card where one computes."""
+    return machine() | ({"card": card_name()} if options.device == "cuda" else {})
+
+
 def run(options: argparse.Namespace, name: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Check and measure one workload. Gives an entry of the results for each setting."""
     workload = WORKLOADS[name]
@@ -208,7 +220,7 @@ def run(options: argparse.Namespace, name: str, folder: Path) -> Iterator[dict[s
     for threads in options.threads:
         for mode in options.checkpointing or workload.modes:
             key = {"workload": name, "size": options.size, "device": options.device, "threads": threads}
-            entry = {**key, "checkpointing": mode, "machine": machine(), "model": sizes, "rows": facts}
+            entry = {**key, "checkpointing": mode, "machine": described(options), "model": sizes, "rows": facts}
             entry |= {"date": time.strftime("%Y-%m-%d"), "load_average_before": load()}
             found, fell_out = measure(options, sides, pythons, mode, threads)
             entry |= {"load_average_after": load(), "sides": found, "ratios": compare(found, workload)}

@@ -58,6 +58,9 @@ def around(draw: random.Random, length: int, part: int) -> int:
     return length + draw.randint(-(length // part), length // part)
 
 
+LONGEST = 600  # tokens of a prompt or answer of mixed lengths: peers hold logits of whole padded batches
+
+
 def long_prompts(answers: int) -> Callable[[argparse.Namespace, random.Random], list[Row]]:
     """Prompts of 512 tokens, answers of 64."""
 
@@ -96,7 +99,8 @@ def _seen(options: argparse.Namespace, draw: random.Random, picture: tuple[int, 
 
 
 def ultrafeedback_like(options: argparse.Namespace, draw: random.Random) -> list[Row]:
-    """Lengths in words of alpaca_eval_ranked's prompts and first two answers, scaled to means of 150 and 300 tokens.
+    """Lengths in words of alpaca_eval_ranked's prompts and first two answers, scaled to means of 150 and 300 tokens,
+    then cut to LONGEST.
 
     The text is random words: only lengths are read. FileNotFoundError where the data are not at hand.
     """
@@ -109,7 +113,7 @@ def ultrafeedback_like(options: argparse.Namespace, draw: random.Random) -> list
     answer = statistics.mean(length for one in taken for length in one[1:])
     scale = [150 / prompt, 300 / answer, 300 / answer]
     return [
-        _of_lengths(options, draw, [min(length * by, 1000) for length, by in zip(one, scale, strict=True)])
+        _of_lengths(options, draw, [min(length * by, LONGEST) for length, by in zip(one, scale, strict=True)])
         for one in taken
     ]
 
@@ -125,7 +129,7 @@ def spread_lengths(answers: int) -> Callable[[argparse.Namespace, random.Random]
     def rows(options: argparse.Namespace, draw: random.Random) -> list[Row]:
         medians = [120, *[240] * answers]
         return [
-            _of_lengths(options, draw, [min(draw.lognormvariate(0, 0.6) * one, 900) for one in medians])
+            _of_lengths(options, draw, [min(draw.lognormvariate(0, 0.6) * one, LONGEST) for one in medians])
             for _ in range(options.rows)
         ]
 
