@@ -31,9 +31,8 @@ from agreement import checked_as, comparable, differences
 from common import load, machine
 from flops import card_name
 from train_numbers import compare, summary
+from train_report import PUBLISHED, RESULTS
 from workloads import SIZES, TILE, WORKLOADS, build_model, write_rows
-
-RESULTS = Path(__file__).parent / "results" / "train_step.json"
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -62,7 +61,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         if options.output == RESULTS:
             options.output = Path(tempfile.gettempdir()) / RESULTS.name
     if options.page is None and options.output == RESULTS:
-        options.page = Path(__file__).parents[1] / "docs" / "performance.md"
+        options.page = PUBLISHED
     options.workloads = [one for one in WORKLOADS if one in options.workloads or one[0] in options.workloads]
     options.tools = options.tools or ["swiftlike", *environments.PEERS]
     return options
@@ -223,7 +222,8 @@ def run(options: argparse.Namespace, name: str, folder: Path) -> Iterator[dict[s
             entry = {**key, "checkpointing": mode, "machine": described(options), "model": sizes, "rows": facts}
             entry |= {"date": time.strftime("%Y-%m-%d"), "load_average_before": load()}
             found, fell_out = measure(options, sides, pythons, mode, threads)
-            entry |= {"load_average_after": load(), "sides": found, "ratios": compare(found, workload)}
+            ratios = compare(found, workload, tiny=options.size == "tiny")
+            entry |= {"load_average_after": load(), "sides": found, "ratios": ratios}
             yield entry | {"skipped": left_out | fell_out}
 
 
@@ -231,7 +231,7 @@ def main(words: list[str] | None = None) -> int:
     """Run and write the results."""
     options = arguments(words)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    results = train_report.known(options.output)
+    results = train_report.known(options.output, options.device, described(options))
     for name in options.workloads:
         with tempfile.TemporaryDirectory(prefix=f"train_step_{name}_") as folder:
             try:

@@ -105,10 +105,11 @@ def test_a_run_keeps_what_it_does_not_measure(bench, tmp_path: Path) -> None:
     here = {"size": "tiny", "device": "cpu", "threads": 1, "checkpointing": "on"}
     old = [{**here, "workload": name, "machine": bench.machine(), "found": 1} for name in ("c", "g")]
     away = {**here, "workload": "f", "machine": {"cpu": "another"}, "found": 1}
-    (tmp_path / "found.json").write_text(json.dumps({"results": [*old, away]}))
-    results = train_report.known(tmp_path / "found.json")
+    card = {**away, "device": "cuda"}
+    (tmp_path / "found.json").write_text(json.dumps({"results": [*old, away, card]}))
+    results = train_report.known(tmp_path / "found.json", "cpu", bench.machine())
     merged = train_report.merged(results, {**here, "workload": "c", "found": 2})
-    assert [(one["workload"], one["found"]) for one in merged] == [("c", 2), ("g", 1)]
+    assert [(one["workload"], one["found"]) for one in merged] == [("c", 2), ("g", 1), ("f", 1)]
 
 
 def test_the_published_page_is_that_of_the_results(bench) -> None:
