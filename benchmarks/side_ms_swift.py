@@ -10,7 +10,7 @@ from common import ASSISTANT, END, USER
 from side import LORA, half, hyper, targets
 from side_peers import watch
 
-TYPES = {"": "llama", "llava": "llava1_6_mistral_hf", "internvl": "internvl_hf"}
+TYPES = {"": "llama", "llava": "llava1_6_mistral_hf", "internvl": "internvl"}
 CLASSES = {"llava": "Llava1_6HfTemplate", "internvl": "InternvlhfTemplate"}
 
 

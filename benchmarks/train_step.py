@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -95,9 +96,9 @@ class FailedError(Exception):
 
 
 def last_line(log: Path) -> str:
-    """The last words of a log."""
+    """The last words of a log, files without their folders."""
     lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return re.sub(r"(?<!\S)/\S*/", "", lines[-1])[:300] if lines else "it said nothing"
 
 
 # -- agreement ---------------------------------------------------------------------------------------------------------
