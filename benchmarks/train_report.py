@@ -147,7 +147,7 @@ def as_page(results: list[dict[str, Any]], picture: str) -> str:
         card = f", {seen['card']}" if "card" in seen else ""
         memory = f"{seen['memory_gib']:.0f} GiB" if "memory_gib" in seen else ""
         parts.append(f"## {device}: {seen.get('cpu', '')}, {seen.get('cores', '?')} cores, {memory}{card}\n")
-        parts.append(_summary(here))
+        parts += [_summary(here), _versions(here)]
         parts += [_section(one) for one in here]
     meaning = [" ".join(line.split()) for line in NOTES.replace("\n  live", "\n\n  live").splitlines()]
     return "\n".join([*parts, "## What the columns mean\n", *(f"- {line}" for line in _sentences(meaning)), ""])
@@ -182,6 +182,13 @@ def _summary(entries: list[dict[str, Any]]) -> str:
             f"| {memory['found']:.2f}x {memory['peer']}, {_mark(memory)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _versions(entries: list[dict[str, Any]]) -> str:
+    """What each tool ran with."""
+    found = {name.split()[0]: side["versions"] for one in entries for name, side in one["sides"].items()}
+    lines = [f"- {tool}: {', '.join(f'{name} {one}' for name, one in has.items())}" for tool, has in found.items()]
+    return "\n".join(["Each tool has the versions that it asks for:", "", *lines, ""])
 
 
 def _mark(one: dict[str, Any]) -> str:
