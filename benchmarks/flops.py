@@ -33,6 +33,6 @@ def row_operations(options: argparse.Namespace, row: list[int]) -> float:
     body = options.sizes["language"] - tied * embeddings
     seen = prompt**2 / 2 + sum(tokens * (prompt + tokens / 2) for tokens in answers)
     attention = 12 * options.hidden * options.layers * seen
-    head = 4 * embeddings * sum(answers)
+    head = 0 if options.kind == "rm" else 4 * embeddings * sum(answers)
     patches = 4 * (prompt if options.picture == "internvl" else 0) or (prompt if options.picture else 0)
     return 4 * body * (prompt + sum(answers)) + attention + head + 2 * options.sizes["tower"] * patches
