@@ -30,9 +30,9 @@ from urllib.parse import urlsplit
 
 import hostile_cases
 import psutil
+from common import load, machine, make_model
 from hostile_cases import COUNT
 from serve_side import ready
-from text_dpo import load, machine, make_model
 
 BOUND = 2.0  # times the quiet latency that is allowed
 BUILT = "llama-30m"  # made here, as in serve.py; other names are built-in models

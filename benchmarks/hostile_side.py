@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from channel import Channel
 from hostile_cases import Case, cases, patience, send
-from text_dpo_side import Channel
 
 LEAVING = 0.15  # of the requests: the client goes away before there is an answer
 

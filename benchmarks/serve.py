@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import text_dpo
-from text_dpo import load, machine, make_model, spread
+import common
+from common import load, machine, make_model, spread
 
 GROUPS = {"pt": ("one by one", "infer pt", "deploy pt"), "vllm": ("vllm", "infer vllm")}
 PAIRS = (  # ours, theirs, the ratio that is wanted at least, what it means
@@ -84,7 +84,7 @@ def make_questions(options: argparse.Namespace) -> list[list[str]]:
     ]
 
 
-class Side(text_dpo.Side):
+class Side(common.Side):
     """A running worker of this benchmark."""
 
     script = "serve_side.py"

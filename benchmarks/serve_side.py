@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_dpo_side import Channel, versions
+from channel import Channel, processor_seconds, versions
 
 KV_CACHE_GIB = "1"  # of vLLM's on a CPU
 READY_SECONDS = 300
@@ -43,18 +43,6 @@ class Clock:
 
     def __exit__(self, *_: object) -> None:
         self.wall, self.cpu = time.perf_counter() - self.wall, processor_seconds() - self.cpu
-
-
-def processor_seconds() -> float:
-    """CPU seconds of this process and of its running children, theirs included."""
-    import psutil
-
-    me, total = psutil.Process(), 0.0
-    for process in (me, *me.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 def worker(side: str, setting: Path) -> None:

@@ -15,7 +15,7 @@ def bench(monkeypatch: pytest.MonkeyPatch):
     import hostile
 
     yield hostile
-    for name in ("hostile", "hostile_cases", "hostile_side", "serve_side", "text_dpo", "text_dpo_side"):
+    for name in ("hostile", "hostile_cases", "hostile_side", "serve_side", "common", "channel"):
         sys.modules.pop(name, None)
 
 

@@ -15,7 +15,7 @@ def bench(monkeypatch: pytest.MonkeyPatch):
     import serve
 
     yield serve
-    for name in ("serve", "text_dpo", "text_dpo_side"):
+    for name in ("serve", "serve_side", "common", "channel"):
         sys.modules.pop(name, None)
 
 
