@@ -31,26 +31,7 @@ from .conftest import pair, picture
 
 Args = Callable[..., DataArgs]
 Write = Callable[..., Path]
-WORDS = [
-    "the",
-    "sea",
-    "is",
-    "quiet",
-    "and",
-    "an",
-    "old",
-    "mill",
-    "stands",
-    "by",
-    "the",
-    "road",
-    "to",
-    "the",
-    "north",
-    "of",
-    "the",
-    "town",
-]
+WORDS = ("the", "sea", "is", "quiet", "and", "an", "old", "mill", "stands", "by", "the", "road", "to", "town")
 
 
 def few(chance: random.Random, most: int) -> str:
