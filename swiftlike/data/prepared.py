@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swiftlike.core.log import world_size
 from swiftlike.data.check import Problem
 from swiftlike.data.convert import Account, Converter
 from swiftlike.data.encode import Encoded, Encoder
@@ -156,8 +157,9 @@ class _Reading:
             before += int(drawn.counts.sum())
 
     def _pieces(self, work: Callable[[int, int], _Piece], length: int) -> Any:
-        wanted = self.how.processes
-        return in_stretches(work, length, wanted or (cores() if length >= WORTH else 1))
+        ranks = 1 if self.columns.folder else world_size()  # without files every rank prepares by itself
+        own = max(1, cores() // ranks) if length >= WORTH else 1
+        return in_stretches(work, length, self.how.processes or own)
 
     def _keep(self, piece: _Piece) -> None:
         first = self.columns.rows
