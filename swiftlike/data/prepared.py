@@ -187,7 +187,7 @@ def _again(drawn: _Drawn, chosen: NDArray[np.bool_], how: Preparing) -> Callable
             for row in own.rows(*drawn.table[int(place)]) if wanted else ():
                 packing.add(row)
             for _ in range(0 if wanted else int(count)):
-                packing.packer.skip()
+                packing.skip()
         return _Piece(np.zeros(0, np.int64), Seen().arrays(), packing.packer.arrays(), packing.problems, own.account)
 
     return work
@@ -211,6 +211,11 @@ class Packing:
             except BadRow as error:
                 self.problems[self._rows] = Problem(row.origin, error.kind, error.detail)
                 self.packer.skip(row.origin)
+        self._rows += 1
+
+    def skip(self) -> None:
+        """The next row, which is not wanted."""
+        self.packer.skip()
         self._rows += 1
 
 
