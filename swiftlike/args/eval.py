@@ -14,7 +14,7 @@ OWN = ("kl",)  # how far a policy is from a reference, on answers of its own
 BENCHMARKS = ("alpaca_eval", "mt_bench", "arena_hard")  # answers are made, and judged
 OF_ROWS = OF_PROMPTS | {
     *("val_dataset", "val_dataset_sample", "on_bad_row", "max_length", "max_prompt_length", "max_completion_length"),
-    *("truncation_strategy", "dataset_num_proc", "load_from_cache_file"),
+    *("truncation_strategy", "dataset_num_proc"),
 }
 _USE = ("ckpt_dir", "adapters", "merge_lora", "infer_backend")
 _GENERATE = (

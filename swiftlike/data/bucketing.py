@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from swiftlike.data.collate import Item
-from swiftlike.data.packed import Packed, Places
+from swiftlike.data.packed import Packed
+from swiftlike.data.packing import Places
 from swiftlike.data.vision import Pixels
 from swiftlike.datasets_registry.row import Image
 

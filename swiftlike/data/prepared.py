@@ -15,7 +15,8 @@ from swiftlike.data.check import Problem
 from swiftlike.data.convert import Account, Converter
 from swiftlike.data.encode import Encoded, Encoder
 from swiftlike.data.load import gather
-from swiftlike.data.packed import Columns, Packed, Packer
+from swiftlike.data.packed import Columns, Packed
+from swiftlike.data.packing import Packer
 from swiftlike.data.pool import WORTH, cores, in_stretches
 from swiftlike.data.report import Report
 from swiftlike.data.seen import Arrays, Seen, stretches
