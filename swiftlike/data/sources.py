@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,12 @@ class Source:
         if self.paths:
             files = [file for path in self.paths for file in files_of(path, self.split)]
             return sum(file.stat().st_size for file in files), [file_facts(file) for file in files]
-        return UNKNOWN_SIZE, [(name, records._fingerprint) for name, records in _from_hub(self, streaming=False)]
+        return UNKNOWN_SIZE, self._hub_identity
+
+    @functools.cached_property
+    def _hub_identity(self) -> list[tuple[str, str]]:
+        """The hub's library has a fingerprint of what it has downloaded, of a certain revision."""
+        return [(name, records._fingerprint) for name, records in _from_hub(self, streaming=False)]
 
     def stream(self) -> Records:
         """All records one after another, never all in memory."""

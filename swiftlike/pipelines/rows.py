@@ -98,7 +98,7 @@ def prepared(run: Run, checkpoint: Checkpoint, card: LossCard, how: Preparing) -
     try:
         sources = sources_of(run.data, [*run.data.dataset, *run.data.val_dataset], hub)
         size = sum(source.identity()[0] for source in sources)
-    except (UserError, OSError):  # preparing says it in its own order
+    except (UserError, OSError, AttributeError):  # preparing says it in its own order; no fingerprint
         return make(None), False
     if size < WORTH:
         return make(None), False
