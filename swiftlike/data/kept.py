@@ -42,14 +42,15 @@ def kept_or_made(
     of the same run. Where the cache cannot be used there is a warning, and memory.
     """
     began, name = time.time(), key()
+    since = 0.0 if reuse else began
     try:
         folder = _usable()
-        if found := _recalled(folder / name, 0.0 if reuse else began):
+        if found := _recalled(folder / name, since):
             return found, True
         if shutil.disk_usage(folder).free < _ROOM * size:
             raise OSError("the disk is nearly full")
         with alone(folder / f"{name}.lock", lambda: log.info("waiting for the process that prepares these rows")):
-            found = _recalled(folder / name, began) or _made(folder / name, make, key)
+            found = _recalled(folder / name, since) or _made(folder / name, make, key)
         return found, False
     except OSError as error:
         log.warning("prepared rows are not kept for the next start: %s", error)
@@ -75,7 +76,8 @@ def _made(final: Path, make: Callable[[Path | None], Prepared], key: Callable[[]
         settle_folder(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    trim(final.parent, MOST_BYTES, MOST_DAYS, final)
+    with contextlib.suppress(OSError):
+        trim(final.parent, MOST_BYTES, MOST_DAYS, final)
     found = _recalled(final, 0.0)
     if found is None:
         raise OSError("files changed while they were read")
@@ -116,9 +118,9 @@ def _recalled(folder: Path, since: float) -> Prepared | None:
         facts = json.loads((folder / _ENTRY).read_text())
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != _ENTRY}
         files = json.loads((folder / _PICTURES).read_text())
-    except (OSError, ValueError):
-        return None
-    if facts["sizes"] != sizes or facts["made"] < since or facts["pictures"] != _looks(files):
+        if facts["sizes"] != sizes or facts["made"] < since or facts["pictures"] != _looks(files):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     with contextlib.suppress(OSError):
         os.utime(folder)  # used now

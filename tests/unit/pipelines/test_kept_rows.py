@@ -141,6 +141,7 @@ BROKEN = {
     "gone": lambda entry: (entry / "span_at").unlink(),
     "unsaid": lambda entry: (entry / "entry.json").unlink(),
     "half": lambda entry: (entry / "entry.json").write_text('{"made"'),
+    "empty": lambda entry: (entry / "entry.json").write_text("{}"),
     "other": lambda entry: (entry / "more").write_text("x"),
 }
 
