@@ -78,5 +78,13 @@ class DataArgs:
     max_image_size_mb: float = arg(64.0, "picture files above this size are bad rows", ge=0)
     image_root: str | None = arg(None, "folder that relative picture paths start from; none: the data file's own")
     dataset_num_proc: int = arg(
-        1, "processes that prepare rows", ge=1, aliases=("preprocess_num_proc", "dataset_map_nproc")
+        1,
+        "processes that prepare rows; when it is not given, training takes all cores for thousands of rows",
+        ge=1,
+        aliases=("preprocess_num_proc", "dataset_map_nproc"),
+    )
+    load_from_cache_file: bool = arg(
+        True,
+        "in training, take rows as an earlier start prepared them while all that decides them is the same",
+        aliases=("dataset_enable_cache",),
     )

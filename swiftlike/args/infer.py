@@ -11,7 +11,7 @@ NO_MODEL = consistency.NO_MODEL_TO_USE
 TRAINING_ONLY = (
     *("train_dataset_sample", "dataset_shuffle", "interleave_prob", "stopping_strategy", "streaming"),
     *("shuffle_buffer_size", "on_bad_row", "max_length", "max_prompt_length", "max_completion_length"),
-    *("truncation_strategy", "dataset_num_proc"),
+    *("truncation_strategy", "dataset_num_proc", "load_from_cache_file"),
 )
 
 

@@ -87,8 +87,8 @@ _GROUPS = (
     Refused("streaming_val_size", "name validation rows with --val_dataset"),
     Refused("lazy_tokenize", "rows are always encoded while training", ("true", "none")),
     Refused(
-        "cached_dataset load_from_cache_file dataset_enable_cache download_mode",
-        "rows are encoded while training, nothing is prepared ahead",
+        "cached_dataset download_mode",
+        "prepared rows are kept and found by themselves: --load_from_cache_file",
         (*NOTHING, "true", "reuse_dataset_if_exists"),
     ),
     Refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,16 @@ RECORDS = (ARGS, _OLD_ARGS)
 _CHECKPOINT = r"checkpoint-(\d+)"
 _OPTIMISER = ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*")  # ours, FSDP's, DeepSpeed's
 WHOLE = "swiftlike.json"  # written last into a checkpoint: without it that is not whole
+_DIGESTED = 16 << 20  # bytes of a file that is read to tell whether it has changed
 _FORMAT = 1  # of args.json; a change that old readers would misread raises it
+
+
+def file_facts(path: Path) -> tuple[str, int, Any]:
+    """(name, bytes, what changes with the content): a digest, or of large files the time of the last change."""
+    found = path.stat()
+    if found.st_size > _DIGESTED:
+        return str(path), found.st_size, found.st_mtime_ns
+    return str(path), found.st_size, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def read_jsonl(path: str | Path, on_bad: Callable[[int, str], None] | None = None) -> Iterator[tuple[int, Any]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from swiftlike.data.collate import Item
-from swiftlike.data.encode import Encoded
+from swiftlike.data.packed import Packed
+from swiftlike.data.packing import Places
 from swiftlike.data.vision import Pixels
 from swiftlike.datasets_registry.row import Image
 
@@ -27,7 +31,7 @@ class Pick(NamedTuple):
 class Groups(Dataset[Item]):
     """Encoded groups; pictures are decoded when a group is asked for (in the loader's workers)."""
 
-    groups: Sequence[Encoded]
+    groups: Packed
     pixels: Callable[[Image], Pixels] | None = None
 
     def __len__(self) -> int:
@@ -51,7 +55,7 @@ class GroupSampler(Sampler[Pick]):
 
     def __init__(  # noqa: PLR0913 - facts of a run, by keyword
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Places,
         *,
         per_step: int,
         per_round: int,
@@ -60,7 +64,8 @@ class GroupSampler(Sampler[Pick]):
         shuffle: bool = True,
         partners: bool = False,
     ) -> None:
-        self.lengths, self.per_step, self.per_round, self.ranks = lengths, per_step, per_round, ranks
+        self.lengths = np.asarray(lengths, np.int64)
+        self.per_step, self.per_round, self.ranks = per_step, per_round, ranks
         self.seed, self.shuffle, self.partners, self.epoch = seed, shuffle, partners, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,13 +81,19 @@ class GroupSampler(Sampler[Pick]):
         return len(self.lengths) + self.filler
 
     def __iter__(self) -> Iterator[Pick]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
         n = len(self.lengths)
-        order = torch.randperm(n, generator=generator).tolist() if self.shuffle else list(range(n))
-        before = [order[-1], *order[:-1]] if self.partners else [None] * n
-        picks = [Pick(index, partner) for index, partner in zip(order, before, strict=True)]
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(n, generator=generator).numpy() if self.shuffle else np.arange(n)
+        before = np.roll(order, 1)
+        picks = functools.partial(self._picks, order, before)
         for start in range(0, n, self.per_step):
-            step = sorted(picks[start : start + self.per_step], key=lambda pick: self.lengths[pick.index], reverse=True)
-            yield from step
+            sizes = self.lengths[order[start : start + self.per_step]]
+            yield from picks(start + np.argsort(-sizes, kind="stable"))
         for i in range(self.filler):
-            yield picks[i % n]._replace(real=False)
+            (pick,) = picks(np.array([i % n]))
+            yield pick._replace(real=False)
+
+    def _picks(self, order: Places, before: Places, places: Places) -> Iterator[Pick]:
+        """What stands at some places of an epoch's order."""
+        partners = before[places].tolist() if self.partners else itertools.repeat(None)
+        return itertools.starmap(Pick, zip(order[places].tolist(), partners, strict=False))

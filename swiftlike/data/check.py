@@ -60,6 +60,17 @@ class Pictures:
             raise
         self.sizes[key] = size
 
+    def absorb(self, later: Pictures) -> None:
+        """Add what was seen elsewhere, behind these."""
+        self.sizes |= {key: size for key, size in later.sizes.items() if key not in self.sizes}
+        self._bad |= later._bad
+        self.not_looked_at += later.not_looked_at
+
+    @property
+    def files(self) -> list[str]:
+        """Names that were looked at as files, those that are not there included."""
+        return [key for key in (*self.sizes, *self._bad) if isinstance(key, str)]
+
 
 def _bytes(source: str | bytes) -> bytes:
     return source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")

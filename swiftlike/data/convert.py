@@ -18,6 +18,7 @@ from swiftlike.datasets_registry.kinds import LeftOut, to_kind
 from swiftlike.datasets_registry.row import Row, Turns
 from swiftlike.datasets_registry.shapes import to_row
 
+Account = tuple[DatasetReport, set[str], int, tuple[Record, BadRow] | None, Pictures]
 _LISTED = 20  # bad rows that an error writes out
 
 
@@ -53,6 +54,25 @@ class Converter:
             return ()
         self._good += 1
         return found
+
+    def apart(self) -> Converter:
+        """One of the same source with an empty account, for some of the records, perhaps in another process."""
+        root = str(self.image_root) if self.image_root else None
+        return Converter(self.source, self.kind, Pictures(self.pictures.decode, self.pictures.max_bytes), root)
+
+    @property
+    def account(self) -> Account:
+        """What is known after the records that were converted."""
+        return self.report, self.renamed, self._good, self._strange, self.pictures
+
+    def absorb(self, account: Account) -> None:
+        """Add the account of records that come after those of this one."""
+        report, renamed, good, strange, pictures = account
+        self.report.absorb(report)
+        self.renamed |= renamed
+        self._good += good
+        self._strange = self._strange or strange
+        self.pictures.absorb(pictures)
 
     def _bad(self, found: list[Problem]) -> None:
         self.report.problems.extend(found)

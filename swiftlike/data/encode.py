@@ -104,32 +104,20 @@ class Encoder:
         if self.adapter is None and (prompt.images or completion.images):
             raise BadRow("images for a text model")
         pieces = self.template.ids(self.template.pieces(prompt, completion, self.every, row.tools))
-        images = iter((*prompt.images, *completion.images))
-        seen: Counter[Image] = Counter()
-        ids: list[int] = []
-        counted: list[bool] = []
-        owner: list[int] = []
-        start = None
+        expanded = _Expanded(pictures, (*prompt.images, *completion.images), self.placeholder)
+        parts, start, length = [], None, 0
         for piece, counts in pieces:
             if counts and (start is None or self.every):
-                start = len(ids)
-            for token in piece:
-                index, repeat = TEXT, 1
-                if token == self.placeholder:
-                    image = next(images, None)
-                    if image is None:
-                        raise BadRow("more image tags than images")
-                    index, repeat = pictures.add(image, seen[image])
-                    seen[image] += 1
-                ids += [token] * repeat
-                counted += [counts and index == TEXT] * repeat
-                owner += [index] * repeat
-        if next(images, None) is not None:
-            raise BadRow("more images than image tags")
-        counted[:1] = [False]  # nothing predicts the first token
-        if start is None or not any(counted):
-            raise BadRow("no tokens to train on", "the completion is empty after templating")
-        return Tokens(np.array(ids, np.int32), np.array(counted), np.array(owner, np.int32), start)
+                start = length
+            parts.append(expanded(piece, counts))
+            length += len(parts[-1][0])
+        expanded.close()
+        if start is not None:
+            ids, counted, owner = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            counted[:1] = False  # nothing predicts the first token
+            if counted.any():
+                return Tokens(ids, counted, owner, start)
+        raise BadRow("no tokens to train on", "the completion is empty after templating")
 
     @functools.cached_property
     def lengths(self) -> Lengths:
@@ -176,7 +164,41 @@ class _Pictures:
         return self.entries[key]
 
 
+class _Expanded:
+    """Pieces of one sequence as tokens, each placeholder repeated as often as its picture has features."""
+
+    def __init__(self, pictures: _Pictures, images: Sequence[Image], placeholder: int | None) -> None:
+        self.pictures, self.placeholder = pictures, placeholder
+        self.images, self.seen = iter(images), Counter[Image]()
+
+    def __call__(self, piece: Sequence[int], counts: bool) -> tuple[Ids, Flags, Ids]:
+        """(ids, counted, owner) of the next piece."""
+        ids = np.array(piece, np.int32)
+        owner = np.full(len(ids), TEXT, np.int32)
+        if self.placeholder is not None and len(places := np.flatnonzero(ids == self.placeholder)):
+            repeats = np.ones(len(ids), np.int64)
+            for place in places:
+                owner[place], repeats[place] = self._next()
+            ids, owner = np.repeat(ids, repeats), np.repeat(owner, repeats)
+        return ids, counts & (owner == TEXT), owner
+
+    def _next(self) -> tuple[int, int]:
+        image = next(self.images, None)
+        if image is None:
+            raise BadRow("more image tags than images")
+        found = self.pictures.add(image, self.seen[image])
+        self.seen[image] += 1
+        return found
+
+    def close(self) -> None:
+        """BadRow when pictures are left."""
+        if next(self.images, None) is not None:
+            raise BadRow("more images than image tags")
+
+
 def _span(one: Tokens, start: int, stop: int) -> Span:
     owner = one.owner[start:stop]
-    starts = owner[np.flatnonzero(np.diff(owner, prepend=TEXT) != 0)] if len(owner) else owner
+    if (owner == TEXT).all():
+        return Span(one.ids[start:stop], one.counted[start:stop])
+    starts = owner[np.flatnonzero(np.diff(owner, prepend=TEXT) != 0)]
     return Span(one.ids[start:stop], one.counted[start:stop], tuple(int(i) for i in starts if i != TEXT))

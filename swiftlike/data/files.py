@@ -26,6 +26,7 @@ MAX_LINE = 256 << 20  # bytes of one JSON line; pictures as base64 fit, a broken
 _BATCH = 256  # rows of a parquet or arrow file in memory at once
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "args.json")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BOM = b"\xef\xbb\xbf"
 _HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
 
@@ -81,6 +82,20 @@ def read_file(path: Path) -> Records:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def begins_with_lines(path: Path) -> bool:
+    """Whether a file that is not packed is JSON lines, as `read_file` would take it."""
+    name = path.name.lower()
+    suffix = Path(name).suffix
+    if name.endswith(".gz") or _READERS.get(suffix, _json) not in (_json, _jsonl) or not os.access(path, os.R_OK):
+        return False
+    with _open(path, False) as file:
+        if suffix != ".jsonl":
+            start = file.peek(64)[:64].removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
+            return start[:1] == b"{" and _first_line_is_whole(file)
+        first = file.readline(MAX_LINE)
+    return not _is_list(first.removeprefix(_BOM)) and not first.startswith(_UTF16)
+
+
 def _open(path: Path, packed: bool) -> IO[bytes]:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
@@ -102,22 +117,40 @@ def _refuse_utf16(start: bytes, name: str) -> None:
 
 
 def _jsonl(file: IO[bytes], name: str) -> Records:
-    number = 0
+    for number, _, line in lines_of(file, name):
+        if number == 1 and _is_list(line):  # a list in a file called .jsonl
+            file.seek(0)
+            yield from _json(file, name)
+            return
+        yield line_record(line), f"{name}:{number}"
+
+
+def lines_of(file: IO[bytes], name: str) -> Iterator[tuple[int, int, bytes]]:
+    """(number, place in the file, text) of every line that is not blank; of one that is too long only its start."""
+    number = place = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
+        start, place = place, place + len(line)
         if number == 1:
             _refuse_utf16(line, name)
-            line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.lstrip().startswith(b"["):  # a list in a file called .jsonl
-                file.seek(0)
-                yield from _json(file, name)
-                return
-        origin = f"{name}:{number}"
+            start += 3 * line.startswith(_BOM)
+            line = line.removeprefix(_BOM)
         if len(line) > MAX_LINE:
             _skip_line(file)
-            yield BadRow("line is too long", f"more than {MAX_LINE >> 20} MB"), origin
+            place = file.tell()
+            yield number, start, line
         elif line.strip(b" \t\r\n"):
-            yield _record(line), origin
+            yield number, start, line
+
+
+def _is_list(line: bytes) -> bool:
+    return line.lstrip().startswith(b"[")
+
+
+def line_record(line: bytes) -> Record:
+    """The record of a line of JSON."""
+    too_long = len(line) > MAX_LINE
+    return BadRow("line is too long", f"more than {MAX_LINE >> 20} MB") if too_long else _record(line)
 
 
 def _skip_line(file: IO[bytes]) -> None:

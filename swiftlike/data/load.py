@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import dataclasses as dc
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from swiftlike.core.errors import UserError, suggestion
-from swiftlike.data.check import Pictures, fingerprint
+from swiftlike.data.check import Pictures
 from swiftlike.data.convert import Converter, refuse_bad_rows
 from swiftlike.data.report import Report
-from swiftlike.data.sources import Source, Table, open_source
+from swiftlike.data.seen import Seen
+from swiftlike.data.sources import Source, open_source
+from swiftlike.data.tables import Table
 from swiftlike.datasets_registry.custom import register
 from swiftlike.datasets_registry.row import Row
 from swiftlike.datasets_registry.syntax import parse_all
 
 Item = TypeVar("Item")
+# (converter, table, places to train on, places to validate on) -> what stands for the rows there, in this order
+Reader = Callable[[Converter, Table, Sequence[int], Sequence[int]], tuple[list[Item], list[Item]]]
 
 
 @dc.dataclass(frozen=True)
@@ -40,6 +44,17 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
     lists `file:line: reason` when a row is bad and `data.on_bad_row` is "error", when a set has no usable format, or
     when nothing is left to train on.
     """
+    train, val, report = gather(data, kind, seed, hub, read_rows)
+    seen = Seen()
+    for row in train:
+        seen.add(row)
+    seen.enter(report, lambda place: train[place].origin)
+    return Loaded(train, val, report)
+
+
+def gather(data: Any, kind: str, seed: int, hub: str, read: Reader[Item]) -> tuple[list[Item], list[Item], Report]:
+    """What `read` makes of every data set, drawn, split, mixed and bounded: to train on, to validate on, the account.
+    UserError as in `load_rows`."""
     seed = seed if data.dataset_seed is None else data.dataset_seed
     report = Report()
     pictures = Pictures(max_bytes=max_bytes(data))
@@ -48,8 +63,8 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
     def converters(items: Sequence[str]) -> list[Converter]:
         return [Converter(source, kind, pictures, data.image_root) for source in sources_of(data, items, hub)]
 
-    parts = [load_source(one, ratio, seed) for one in _reported(converters(data.dataset), report, data.columns)]
-    held = [load_source(one, 1.0, seed) for one in _reported(converters(data.val_dataset), report, data.columns)]
+    parts = [load_source(one, ratio, seed, read) for one in _reported(converters(data.dataset), report, data.columns)]
+    held = [load_source(one, 1.0, seed, read) for one in _reported(converters(data.val_dataset), report, data.columns)]
     if data.on_bad_row == "error":
         refuse_bad_rows(report.problems)
     train = mix([rows for rows, _ in parts], data.interleave_prob, data.stopping_strategy, seed)
@@ -60,11 +75,8 @@ def load_rows(data: Any, kind: str, seed: int, hub: str = "hf") -> Loaded:
         raise UserError(
             "no rows are left to train on", problems=[line for one in report.datasets for line in one.as_lines()]
         )
-    for row in train:
-        report.count_characters(row)
-    count_duplicates(report, train)
     report.pictures.update(pictures.sizes.values())
-    return Loaded(train, val, report)
+    return train, val, report
 
 
 def held_out(data: Any) -> float:
@@ -102,8 +114,9 @@ def refuse_unknown_columns(columns: Mapping[str, str], converters: Sequence[Conv
             raise UserError(f"--columns: no record has a column {name!r}{suggestion(name, seen)}")
 
 
-def load_source(converter: Converter, ratio: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Rows of one data set to train and to validate on, with the account of them in the converter's report."""
+def load_source(converter: Converter, ratio: float, seed: int, read: Reader[Item]) -> tuple[list[Item], list[Item]]:
+    """What `read` makes of one data set to train and to validate on, with the account of it in the converter's
+    report."""
     table = converter.source.table()
     report = converter.report
     report.found = len(table)
@@ -113,28 +126,21 @@ def load_source(converter: Converter, ratio: float, seed: int) -> tuple[list[Row
     train, val = draw(len(table), wanted, ratio, random.Random(seed))
     if 0 < ratio < 1 and not val and len(table) == 1:
         report.notes.append("nothing held out to validate on: there is only one row")
-    rows = _Reader(table, converter)
-    trained, held = rows.at(train), rows.at(val)
-    report.train, report.val = len(trained), len(held)
     report.repeated = len(train) - len(set(train))
+    trained, held = read(converter, table, train, val)
+    report.train, report.val = len(trained), len(held)
     return trained, held
 
 
-class _Reader:
-    """Reads each record of a table once, however often it is drawn."""
-
-    def __init__(self, table: Table, converter: Converter) -> None:
-        self.table, self.converter = table, converter
-        self.known: dict[int, tuple[Row, ...]] = {}
-
-    def at(self, places: Sequence[int]) -> list[Row]:
-        """The rows at these places, in this order."""
-        found: list[Row] = []
-        for place in places:
-            if place not in self.known:
-                self.known[place] = self.converter.rows(*self.table[place])
-            found.extend(self.known[place])
-        return found
+def read_rows(
+    converter: Converter, table: Table, train: Sequence[int], val: Sequence[int]
+) -> tuple[list[Row], list[Row]]:
+    """The rows at places of a table, in memory. Each record is read once, however often it is drawn."""
+    known: dict[int, tuple[Row, ...]] = {}
+    for place in (*train, *val):
+        if place not in known:
+            known[place] = converter.rows(*table[place])
+    return [row for place in train for row in known[place]], [row for place in val for row in known[place]]
 
 
 def draw(length: int, count: int | None, ratio: float, generator: random.Random) -> tuple[list[int], list[int]]:
@@ -196,13 +202,3 @@ def capped(rows: list[Item], most: int, seed: int) -> list[Item]:
         return rows
     kept = sorted(random.Random(seed).sample(range(len(rows)), most))
     return [rows[place] for place in kept]
-
-
-def count_duplicates(report: Report, rows: Sequence[Row]) -> None:
-    """Count rows that repeat the content of a row from another place (repeats made by `#N` do not count)."""
-    first: dict[bytes, str] = {}
-    for row in rows:
-        seen = first.setdefault(fingerprint(row), row.origin)
-        if seen != row.origin:
-            report.duplicates += 1
-            report.first_duplicate = report.first_duplicate or f"{row.origin} repeats {seen}"

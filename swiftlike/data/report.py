@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from swiftlike.data.check import Problem
 from swiftlike.datasets_registry.columns import Mapping
-from swiftlike.datasets_registry.row import Row
 
 _BAR = 40
 _MAX_LINES = 5  # mappings of one data set that are written out
@@ -21,23 +22,15 @@ class Histogram:
     """Numbers kept for their distribution: quantiles and a bar chart."""
 
     def __init__(self, values: Iterable[int] = ()) -> None:
-        self.values = sorted(values)
-
-    def add(self, value: int) -> None:
-        """Put one more number in."""
-        self.values.append(value)
+        self.values = np.sort(values if isinstance(values, np.ndarray) else np.array(list(values), np.int64))
 
     def quantile(self, share: float) -> int:
         """The smallest value that at least this share of the numbers do not exceed; 0 when there are none."""
-        self.values.sort()  # nearly sorted already: cheap
-        if not self.values:
-            return 0
-        return self.values[max(0, math.ceil(share * len(self.values)) - 1)]
+        return int(self.values[max(0, math.ceil(share * len(self.values)) - 1)]) if len(self.values) else 0
 
     def above(self, limit: int) -> int:
         """How many numbers are greater than `limit`."""
-        self.values.sort()
-        return len(self.values) - bisect.bisect_right(self.values, limit)
+        return len(self.values) - int(np.searchsorted(self.values, limit, side="right"))
 
     def as_text(self) -> str:
         """`p50 120  p95 800  max 1024  (300 values)`."""
@@ -52,10 +45,9 @@ class Histogram:
 
     def bars(self, count: int = 8) -> list[str]:
         """A chart of at most `count` lines: upper end of the bin, bar, number of values. Bins double in width."""
-        self.values.sort()
-        if not self.values:
+        if not len(self.values):
             return []
-        top = max(self.values[-1], 1)
+        top = max(int(self.values[-1]), 1)
         edges = sorted({math.ceil(top / 2**k) for k in range(count)})
         edges = edges[bisect.bisect_left(edges, self.values[0]) :]  # no empty bins before the first value
         counts = [self.above(low) - self.above(high) for low, high in zip([-1, *edges], edges, strict=False)]
@@ -77,6 +69,11 @@ class Reasons:
         """Count one row."""
         self.counts[reason] += 1
         self.examples.setdefault(reason, example)
+
+    def absorb(self, later: Reasons) -> None:
+        """Add what was counted on rows that come after these."""
+        self.counts.update(later.counts)
+        self.examples = later.examples | self.examples
 
     def as_text(self) -> str:
         """`3 image is missing (first: a.jsonl:7: ...); 1 not JSON (...)`."""
@@ -102,6 +99,13 @@ class DatasetReport:
     problems: list[Problem] = dc.field(default_factory=list)
     mappings: Counter[Mapping] = dc.field(default_factory=Counter)
     notes: list[str] = dc.field(default_factory=list)
+
+    def absorb(self, later: DatasetReport) -> None:
+        """Add what a converter has said of records that come after these."""
+        self.left_out.absorb(later.left_out)
+        self.bad.absorb(later.bad)
+        self.problems.extend(later.problems)
+        self.mappings.update(later.mappings)
 
     def as_lines(self) -> list[str]:
         """The lines of the report on this data set."""
@@ -148,14 +152,6 @@ class Report:
     def dropped(self) -> int:
         """How many records gave no row because they are bad."""
         return sum(one.bad.counts.total() for one in self.datasets)
-
-    def count_characters(self, row: Row) -> None:
-        """Enter the lengths of prompt and answers of a row, in characters."""
-        prompt = max(sum(len(m.content) for m in row.prompt_of(k).messages) for k in range(max(row.size, 1)))
-        self.lengths.setdefault("prompt characters", Histogram()).add(prompt)
-        for turns in row.completions:
-            length = sum(len(message.content) for message in turns.messages)
-            self.lengths.setdefault("answer characters", Histogram()).add(length)
 
     def as_text(self, charts: bool = False) -> str:
         """The report for people; `charts` adds a bar chart to each line of lengths."""

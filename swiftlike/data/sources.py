@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from swiftlike.core.cache import cache_folder
 from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError, suggestion
+from swiftlike.core.files import file_facts
 from swiftlike.core.optional import require
-from swiftlike.data.files import Record, Records, read
+from swiftlike.data.files import Record, Records, files_of, read
+from swiftlike.data.tables import Table, joined, table_of
 from swiftlike.datasets_registry.card import DatasetCard
 from swiftlike.datasets_registry.syntax import Wanted
 
-Table = Sequence[tuple[Record, str]]  # random access, so that a sample costs what the sample holds
+UNKNOWN_SIZE = 1 << 30  # bytes that a hub's data set is taken to have
 
 
 @dc.dataclass(frozen=True)
@@ -41,9 +44,20 @@ class Source:
     def table(self) -> Table:
         """All records, indexable."""
         if self.paths:
-            return list(self.stream())
-        tables = [_HubTable(*part) for part in _from_hub(self, streaming=False)]
-        return tables[0] if len(tables) == 1 else [record for table in tables for record in table]
+            return joined([table_of(path, self.split) for path in self.paths])
+        return joined([_HubTable(*part) for part in _from_hub(self, streaming=False)])
+
+    def identity(self) -> tuple[int, list[Any]]:
+        """(bytes, facts that change when the records do), without reading what is large. UserError as in `table`."""
+        if self.paths:
+            files = [file for path in self.paths for file in files_of(path, self.split)]
+            return sum(file.stat().st_size for file in files), [file_facts(file) for file in files]
+        return UNKNOWN_SIZE, self._hub_identity
+
+    @functools.cached_property
+    def _hub_identity(self) -> list[tuple[str, str]]:
+        """The hub's library has a fingerprint of what it has downloaded, of a certain revision."""
+        return [(name, records._fingerprint) for name, records in _from_hub(self, streaming=False)]
 
     def stream(self) -> Records:
         """All records one after another, never all in memory."""

@@ -45,6 +45,7 @@ class Template:
                 "this checkpoint has no chat template of its own",
                 hint="name one: --template chatml (swiftlike list models)",
             )
+        self._opening: tuple[str | None, list[int]] = (None, [])
         self._adds_space = self._prefix_space()
 
     # -- messages to text -------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class Template:
                 joined[i + 1] = Piece(" " + joined[i + 1].text, True)
         out: list[tuple[list[int], bool]] = []
         for piece in joined:
-            out.append((self._encode(piece.text, out[-1][0] if out else []), piece.counted))
+            out.append((self._encode(piece.text, out[-1][0]) if out else self._first(piece.text), piece.counted))
         bos = self.tokenizer.bos_token_id
         if self.card is not None and self.card.bos and bos is not None:
             ids, counted = out[0]
@@ -193,6 +194,14 @@ class Template:
 
     def _raw(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _first(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence: the prompt of a row begins each of its sequences."""
+        known, ids = self._opening
+        if known != text:
+            ids = self._raw(text)
+            self._opening = text, ids  # in one step: servers ask from several threads
+        return ids
 
     def _encode(self, text: str, before: Sequence[int]) -> list[int]:
         """Ids of a text that follows the ids `before`: the space of a text's beginning is put where the whole

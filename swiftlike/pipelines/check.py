@@ -11,8 +11,9 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Pictures, Problem
 from swiftlike.data.convert import Converter
-from swiftlike.data.load import count_duplicates, held_out, load_source, max_bytes, refuse_unknown_columns, sources_of
+from swiftlike.data.load import held_out, load_source, max_bytes, read_rows, refuse_unknown_columns, sources_of
 from swiftlike.data.report import DatasetReport, Histogram, Report
+from swiftlike.data.seen import Seen
 from swiftlike.datasets_registry.columns import LABELS
 from swiftlike.datasets_registry.row import Row
 from swiftlike.losses import LOSSES
@@ -49,9 +50,10 @@ def examine(data: Any, kind: str, seed: int, hub: str = "hf") -> tuple[Report, l
         parts.append(_examine(converter, held_out(data) if at < len(data.dataset) else 1.0, seed))
     refuse_unknown_columns(data.columns, converters)
     rows = [row for part in parts for row in part]
+    seen = Seen()
     for row in rows:
-        report.count_characters(row)
-    count_duplicates(report, rows)
+        seen.add(row)
+    seen.enter(report, lambda place: rows[place].origin)
     report.pictures.update(pictures.sizes.values())
     if pictures.not_looked_at:
         report.datasets[-1].notes.append(f"{pictures.not_looked_at} pictures are on the web and were not looked at")
@@ -61,7 +63,7 @@ def examine(data: Any, kind: str, seed: int, hub: str = "hf") -> tuple[Report, l
 def _examine(converter: Converter, ratio: float, seed: int) -> list[Row]:
     report = converter.report
     if converter.source.wanted.count is not None:
-        train, val = load_source(converter, ratio, seed)
+        train, val = load_source(converter, ratio, seed, read_rows)
         rows = train + val
     else:
         rows = []

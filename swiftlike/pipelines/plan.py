@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
-from swiftlike.data.encode import Encoded
+from swiftlike.data.packed import Packed
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import skeleton
 from swiftlike.models.reward_head import base_of, freeze_language_head, hidden_size
@@ -58,7 +57,7 @@ class Plan:
         ]
 
 
-def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence[Encoded]) -> Plan:
+def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed) -> Plan:
     """Build the model without weights and count."""
     model = skeleton(checkpoint.config)
     whole = sum(p.numel() for p in model.parameters())
@@ -117,7 +116,7 @@ def _lora_words(run: Run) -> str:
 
 
 def _memory(
-    run: Run, checkpoint: Checkpoint, card: LossCard, groups: Sequence[Encoded], weights: dict[str, int]
+    run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed, weights: dict[str, int]
 ) -> dict[str, int]:
     """Weights (with a second copy where the reference needs one), gradients and optimiser, activations of the largest
     batch, one chunk of logits. Activations follow the usual count of 34 hidden sizes per token and layer, of which
@@ -131,8 +130,8 @@ def _memory(
     full = run.tuner.sft_type == "full"
     per_weight = 4 if full else {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
     shared = checkpoint.layout == "shared"
-    longest = max(((g.shared_length if shared else g.longest * len(g.completions)) for g in groups), default=0)
-    tokens = longest * run.train.batch_size
+    sizes = groups.shared_lengths if shared else groups.longest * groups.sizes
+    tokens = int(sizes.max(initial=0)) * run.train.batch_size
     layers, hidden = text.num_hidden_layers, text.hidden_size
     recomputed = math.ceil(layers / run.train.checkpointing_every_n_layers) if run.train.gradient_checkpointing else 0
     kept = recomputed + 34 * (layers - recomputed + (recomputed > 0))  # one of the recomputed layers at a time is whole

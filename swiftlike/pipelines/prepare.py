@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
-import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +12,11 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Problem
-from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.encode import Encoder
 from swiftlike.data.load import max_bytes
+from swiftlike.data.packed import Packed
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
-from swiftlike.datasets_registry.card import BadRow
-from swiftlike.datasets_registry.row import Row
 from swiftlike.models.layout import supports_shared
 from swiftlike.models.load import (
     Source,
@@ -104,35 +102,6 @@ def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:
     )
 
 
-def encode_rows(encode: Encoder, rows: Sequence[Row], processes: int = 1) -> tuple[list[Encoded], list[Problem]]:
-    """Groups of the rows that can be used, and what is wrong with the others. Order does not depend on `processes`."""
-    if processes == 1:
-        results = [_encoded(encode, row) for row in rows]
-    else:
-        with multiprocessing.get_context("fork").Pool(processes, _keep, (encode,)) as pool:
-            results = pool.map(_encoded_there, rows, chunksize=64)
-    groups = [one for one in results if isinstance(one, Encoded)]
-    return groups, [one for one in results if isinstance(one, Problem)]
-
-
-def _encoded(encode: Encoder, row: Row) -> Encoded | Problem:
-    try:
-        return encode(row)
-    except BadRow as error:
-        return Problem(row.origin, error.kind, error.detail)
-
-
-_kept: list[Encoder] = []  # in a worker process: sent once, not with every row
-
-
-def _keep(encode: Encoder) -> None:
-    _kept[:] = [encode]
-
-
-def _encoded_there(row: Row) -> Encoded | Problem:
-    return _encoded(_kept[0], row)
-
-
 def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
     """Stop because of bad rows, or say how many are left out and why."""
     if not problems:
@@ -152,13 +121,8 @@ def settle(problems: Sequence[Problem], run: Run, what: str) -> None:
         log.warning("%s rows left out: %s", what, line)
 
 
-def digest(groups: Sequence[Encoded], *settings: Any) -> str:
+def digest(groups: Packed, *settings: Any) -> str:
     """What a checkpoint remembers of its data: tokens and labels, in order, and the settings that decide the order."""
     out = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    for group in groups:
-        out.update(repr((group.label, group.scores, group.margin, group.images)).encode())
-        if group.mark:
-            out.update(group.mark.encode())
-        for span in (group.prompt, *group.completions):
-            out.update(span.ids.tobytes())
+    groups.fold(out)
     return out.hexdigest()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import functools
-import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,7 @@ from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
 from swiftlike.data.collate import Collator, StandIn
-from swiftlike.data.encode import Encoded
-from swiftlike.data.load import load_rows, max_bytes
-from swiftlike.data.media import open_image
-from swiftlike.data.vision import Adapter, Pixels
-from swiftlike.datasets_registry.card import BadRow
-from swiftlike.datasets_registry.row import Image
+from swiftlike.data.packed import Packed
 from swiftlike.losses import LOSSES
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import locate
@@ -30,7 +22,7 @@ from swiftlike.models.reference import Stored
 from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
 from swiftlike.pipelines.plan import headline, make_plan
-from swiftlike.pipelines.prepare import Checkpoint, digest, encode_rows, encoder, open_checkpoint, settle
+from swiftlike.pipelines.prepare import Checkpoint, digest, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import (
     classifier_padding,
     end_tokens,
@@ -39,8 +31,8 @@ from swiftlike.pipelines.rewards import (
     pooling_of,
     spare_padding,
 )
+from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
-from swiftlike.pipelines.streaming import Streamed
 
 log = get_logger(__name__)
 MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
@@ -54,7 +46,6 @@ LEARNING = {
     "adam_epsilon",
     "seed",
 }
-SAMPLE = 64  # streamed rows that the plan looks at
 
 
 @dc.dataclass(frozen=True)
@@ -63,20 +54,6 @@ class Trained:
 
     folder: Path
     metrics: dict[str, float]
-
-
-@dc.dataclass(frozen=True, kw_only=True)
-class Data:
-    """Encoded rows of a run. When they are streamed, `train` is only a sample to plan with."""
-
-    train: list[Encoded]
-    val: list[Encoded]
-    stream: Streamed | None = None
-
-    @property
-    def pictures(self) -> bool:
-        """Whether any row has a picture."""
-        return any(group.images for group in (*self.train, *self.val))
 
 
 def quiet_transformers() -> None:
@@ -102,13 +79,13 @@ def run(run: Run) -> Trained | None:
     run = seeded(run)
     data = read_data(run, checkpoint, card)
     run = kept_pooling(derive(run, data.pictures), card)
-    if values := card.derive(data.train, run.loss):
+    if values := card.derive(data.train.briefs, run.loss):
         run = run.replace("derived", **values)
     for line in headline(run, checkpoint, card):
         log.info("%s", line)
-    if advice := card.advice(data.train, run.loss, run.train.batch_size * world_size()):
+    if advice := card.advice(data.train.briefs, run.loss, run.train.batch_size * world_size()):
         log.warning("%s", advice)
-    data = decided(data, card, run.loss)
+    data = decided(data, card)
     spaced = spaced_steps(run, len(data.train))
     if (folder := resume_folder(run)) is not None:
         from swiftlike.trainers.checkpoint import check_digest, steps_done
@@ -134,58 +111,6 @@ def run(run: Run) -> Trained | None:
     if is_main():
         log.info("finished: %s", folder)
     return Trained(folder, _last_numbers(trainer.state.log_history))
-
-
-def read_data(run: Run, checkpoint: Checkpoint, card: LossCard) -> Data:
-    """Rows, checked and encoded. Bad ones stop the run here, before weights are loaded."""
-    encode = dc.replace(
-        encoder(run, checkpoint, every=card.data == "completion"),
-        refuse=functools.partial(card.refuse, args=run.loss),
-        scaled=functools.partial(card.scaled, args=run.loss),
-        # otherwise a cut from the right may leave nothing of an answer
-        whole=is_reward(card) and run.data.truncation_strategy == "left_each",
-    )
-    streaming = run.data.streaming
-    data = dc.replace(run.data, dataset=[], interleave_prob=[]) if streaming else run.data
-    hub = "hf" if run.model.use_hf else "ms"
-    loaded = load_rows(data, card.data, run.train.seed, hub=hub)
-    for line in loaded.report.as_text().splitlines():
-        log.info("%s", line)
-    if streaming:
-        stream = Streamed(run, card, encode, pixel_maker(checkpoint, run))
-        val, bad = encode_rows(encode, loaded.val)
-        settle(bad, run, "validation")
-        return Data(train=[item.group for item in itertools.islice(stream.one_pass(), SAMPLE)], val=val, stream=stream)
-    train, bad = encode_rows(encode, loaded.train, run.data.dataset_num_proc)
-    val, worse = encode_rows(encode, loaded.val)
-    settle(bad, run, "training")
-    settle(worse, run, "validation")
-    if not train:
-        raise UserError("no training row is left")
-    if card.record == "labelled" and len(train) < 2:
-        raise UserError("this objective compares each row with another one: at least two training rows are needed")
-    if card.record == "labelled" and len(val) == 1:
-        log.warning("the only validation row is left out: this objective compares each row with another one")
-        val = []
-    return Data(train=train, val=val)
-
-
-def decided(data: Data, card: LossCard, args: Any) -> Data:
-    """Without the rows that the objective has nothing to learn from, because all their scores are equal. UserError when
-    there are no others to train on."""
-    train, val = ([one for one in part if _decides(one, card, args)] for part in (data.train, data.val))
-    if not train:
-        raise UserError(f"no training row has a preference: {card.name} learns nothing from equal scores")
-    if data.val and not val:
-        log.warning("no validation row has a preference: there is no evaluation")
-    return dc.replace(data, train=train, val=val)
-
-
-def _decides(group: Encoded, card: LossCard, args: Any) -> bool:
-    if not group.scores:
-        return True
-    scores = torch.tensor([group.scores])
-    return int(card.units(scores, torch.ones_like(scores, dtype=torch.bool), args)) > 0
 
 
 def leave_together() -> None:
@@ -325,21 +250,9 @@ def observe(trainer: Any, run: Run, card: LossCard, folder: Path) -> None:
         trainer.add_callback(EarlyStoppingCallback(run.train.early_stop_interval))
 
 
-def groups(encoded: list[Encoded], checkpoint: Checkpoint, run: Run) -> Groups:
+def groups(encoded: Packed, checkpoint: Checkpoint, run: Run) -> Groups:
     """A data set whose pictures are decoded when a group is asked for."""
     return Groups(encoded, pixel_maker(checkpoint, run))
-
-
-def pixel_maker(checkpoint: Checkpoint, run: Run) -> Callable[[Image], Pixels] | None:
-    """What turns a picture into tensors; None for text models."""
-    return checkpoint.adapter and functools.partial(_pixels, checkpoint.adapter, max_bytes(run.data))
-
-
-def _pixels(adapter: Adapter, limit: int, image: Image) -> Pixels:
-    try:
-        return adapter.pixels(open_image(image, max_bytes=limit))
-    except BadRow as error:  # its header was fine when the row was checked
-        raise UserError(f"a picture cannot be read any more: {error}") from error
 
 
 def stand_in(checkpoint: Checkpoint) -> StandIn | None:

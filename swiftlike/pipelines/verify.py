@@ -19,6 +19,7 @@ from swiftlike.data.collate import Collator, Item
 from swiftlike.data.encode import Encoded
 from swiftlike.data.load import load_rows, max_bytes
 from swiftlike.data.media import open_image
+from swiftlike.data.prepared import encode_rows
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Row
 from swiftlike.engines.base import Request
@@ -26,7 +27,7 @@ from swiftlike.engines.batch import Model, padded
 from swiftlike.engines.prompts import Prepared, Prompts
 from swiftlike.models.load import choose_dtype
 from swiftlike.models.logps import add_scoring, model_inputs
-from swiftlike.pipelines.prepare import encode_rows, encoder, settle
+from swiftlike.pipelines.prepare import encoder, settle
 from swiftlike.pipelines.serving import Opened, open_engine, open_model, prompts_of
 
 SINGLE, HALF = 1e-3, 0.2  # nats

@@ -155,7 +155,7 @@ class GroupTrainer(Trainer):
         together = batch * self.args.world_size
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return GroupSampler(
-            [group.shared_length for group in dataset.groups],
+            dataset.groups.shared_lengths,
             per_step=together * accumulation if training else len(dataset),
             per_round=together,
             ranks=self.args.world_size,

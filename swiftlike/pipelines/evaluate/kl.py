@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Problem
+from swiftlike.data.packed import Packed
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.kinds import LeftOut
 from swiftlike.losses.base import GroupLogps, Loss, LossCard
@@ -68,7 +69,7 @@ def run(run: Run) -> int:
     if reference is None:
         raise UserError(f"{opened.model_folder} is compared with what?", hint="give --ref_model")
     what = measure_of(run, opened, CARD, Args(temperature), reference)
-    bare = [dc.replace(one, scores=()) for one in rows.groups]
+    bare = Packed.of(dc.replace(one, scores=()) for one in rows.groups)
     sums = evaluate(run, opened.checkpoint, bare, what).sums
     asked = run.eval.ref_model or "the model without its adapter"
     values: Values = {**model_facts(opened), "reference": asked, "temperature": temperature}

@@ -13,11 +13,13 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.data.check import Problem
-from swiftlike.data.encode import Encoded, Encoder
+from swiftlike.data.encode import Encoder
 from swiftlike.data.load import load_rows
+from swiftlike.data.packed import Packed
+from swiftlike.data.prepared import encode_rows
 from swiftlike.datasets_registry.row import Row
 from swiftlike.losses.base import LossCard
-from swiftlike.pipelines.prepare import UNLIMITED, Checkpoint, encode_rows, settle
+from swiftlike.pipelines.prepare import UNLIMITED, Checkpoint, settle
 from swiftlike.pipelines.records import SEED
 from swiftlike.pipelines.serving import context_of
 from swiftlike.pipelines.train import groups as with_pictures
@@ -29,7 +31,7 @@ log = get_logger(__name__)
 class Read:
     """Groups that can be measured, and how many rows cannot, by reason."""
 
-    groups: list[Encoded]
+    groups: Packed
     bad: Mapping[str, int]
     left_out: Mapping[str, int]
 
@@ -105,7 +107,7 @@ class Measured:
     sums: Mapping[str, tuple[float, float]]
 
 
-def evaluate(run: Run, checkpoint: Checkpoint, groups: list[Encoded], what: Measure) -> Measured:
+def evaluate(run: Run, checkpoint: Checkpoint, groups: Packed, what: Measure) -> Measured:
     """One pass of the trainer's own evaluation."""
     from transformers import PrinterCallback
 

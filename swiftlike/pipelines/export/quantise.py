@@ -14,11 +14,12 @@ from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.core.optional import require
 from swiftlike.data.load import load_rows
+from swiftlike.data.prepared import encode_rows
 from swiftlike.models.load import auto_class, read_config
 from swiftlike.models.published import rename_folder
 from swiftlike.models.reward_files import is_classifier, read_head
 from swiftlike.pipelines.export.folders import copy_clean, keep_args, leave_record
-from swiftlike.pipelines.prepare import encode_rows, encoder, settle
+from swiftlike.pipelines.prepare import encoder, settle
 from swiftlike.pipelines.serving import Opened
 
 log = get_logger(__name__)

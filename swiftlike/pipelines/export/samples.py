@@ -15,13 +15,14 @@ from swiftlike.core.merge import Run
 from swiftlike.data.collate import Collator
 from swiftlike.data.encode import Encoded
 from swiftlike.data.load import load_rows
+from swiftlike.data.prepared import encode_rows
 from swiftlike.datasets_registry.row import Image, Message, Row, Turns
 from swiftlike.engines.batch import Model, padded
 from swiftlike.engines.prompts import Prepared
 from swiftlike.engines.rewards import PtScorer
 from swiftlike.models.reward_files import RewardModel
 from swiftlike.pipelines.assemble import same_tiles
-from swiftlike.pipelines.prepare import encode_rows, encoder, settle
+from swiftlike.pipelines.prepare import encoder, settle
 from swiftlike.pipelines.rewards import end_tokens
 from swiftlike.pipelines.serving import Opened, context_of, prompts_of
 
@@ -71,7 +72,7 @@ class Samples:
 
     opened: Opened
     rows: list[Row]
-    groups: list[Encoded]
+    groups: Sequence[Encoded]
 
     @property
     def talks(self) -> list[Turns]:

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler
 
 from swiftlike.data.bucketing import Groups, GroupSampler, Pick
 from swiftlike.data.encode import Encoded, Span
+from swiftlike.data.packed import Packed
 from swiftlike.datasets_registry.row import Image
 
 STEP = 8
@@ -121,10 +122,10 @@ def test_pictures_are_made_when_a_group_is_asked_for() -> None:
         asked.append(image.source)
         return {"of": image.source}
 
-    data = Groups(groups, pixels)
+    data = Groups(Packed.of(groups), pixels)
     assert (len(data), asked) == (3, [])
     item = data[Pick(1, partner=2, real=False)]
     assert asked == ["1a", "1b"]
     assert [one["of"] for one in item.pictures] == ["1a", "1b"]
     assert (item.group, item.partner, item.real) == (groups[1], groups[2], False)
-    assert Groups(groups)[Pick(0)].pictures == ()
+    assert Groups(Packed.of(groups))[Pick(0)].pictures == ()

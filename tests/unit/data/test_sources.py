@@ -40,6 +40,23 @@ def test_hub_records_come_raw_with_a_place(tmp_path: Path, monkeypatch: pytest.M
     assert asked == [("openbmb/RLAIF-V-Dataset", None, "train", {"folder": False, "streaming": streaming})]
 
 
+def test_identities_change_with_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(name: str, subset: str | None, split: str, **options: Any) -> Any:
+        return datasets.Dataset.from_dict({"text": [name, split]}, split=split).map(lambda row: row)
+
+    monkeypatch.setattr(sources, "_load_hf", load)
+    one, same, other = (open_source(parse(name), {}).identity()[1] for name in ("a/b", "a/b", "a/c"))
+    assert one == same != other
+    found = []
+    for text in ("one", "two", "one"):
+        (tmp_path / "a.jsonl").write_text(text)
+        found.append(open_source(parse(str(tmp_path)), {}).identity())
+    assert found[0] == found[2] != found[1]
+    assert [size for size, _ in found] == [3, 3, 3]
+
+
 def test_each_subset_is_loaded_and_hubs_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None, bool]] = []
 

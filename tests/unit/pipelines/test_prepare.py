@@ -14,8 +14,10 @@ from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.data.check import Problem
+from swiftlike.data.packed import Packed
+from swiftlike.data.prepared import encode_rows
 from swiftlike.datasets_registry.row import Image, Message, Row, Turns
-from swiftlike.pipelines.prepare import Checkpoint, choose_layout, digest, encode_rows, encoder, open_checkpoint, settle
+from swiftlike.pipelines.prepare import Checkpoint, choose_layout, digest, encoder, open_checkpoint, settle
 from swiftlike.pipelines.preview import encode_lengths, quantiles
 
 LONG = "longer than max_length"
@@ -188,10 +190,14 @@ def test_when_rows_may_be_left_out(
 def test_digest(folders: Path) -> None:
     encode = encoder(asked(folders, "llama"), opened(folders, "llama"), False)
     one, two, other = encode(row("One?")), encode(row("Two?")), encode(row("One?", "Maybe."))
-    seen = {digest(groups, *settings) for groups, *settings in (([one, two], 42), ([two, one], 42), ([one, two], 43))}
-    seen |= {digest([other, two], 42), digest([one], 42), digest([dc.replace(one, label=True), two], 42)}
+    seen = {
+        digest(Packed.of(groups), *settings)
+        for groups, *settings in (([one, two], 42), ([two, one], 42), ([one, two], 43))
+    }
+    changed = ([other, two], [one], [dc.replace(one, label=True), two])
+    seen |= {digest(Packed.of(groups), 42) for groups in changed}
     assert len(seen) == 6
-    assert digest([one, two], 42) in seen
+    assert digest(Packed.of([one, two]), 42) in seen
 
 
 # -- lengths ---------------------------------------------------------------------------------------------------------
