@@ -38,8 +38,6 @@ def run(side: str, options: argparse.Namespace, mode: str, channel: Channel) -> 
         format_assistant=StringFormatter(slots=[f"{{{{content}}}} {END}"]),
         **({"mm_plugin": get_mm_plugin(name=plugin, image_token="<image>", video_token="<video>")} if plugin else {}),
     )
-    if options.picture:
-        same_pixels()
     register(options)
     watch(options, mode, channel)
     run_exp({**hyper(options), **command(options, mode)})
@@ -58,22 +56,6 @@ def declared() -> Any:
     for schema in SCHEMAS:
         library.define(schema)
     return library
-
-
-def same_pixels() -> None:
-    """Pictures through PIL, as on the other sides: torchvision's resizing differs by a grey level, which moves the
-    log-probabilities of an answer by a few hundredths."""
-    import transformers
-
-    load = transformers.AutoProcessor.from_pretrained
-
-    def from_pretrained(folder: str, **keywords: Any) -> Any:
-        found = load(folder, **keywords)
-        kind = type(found.image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
-        found.image_processor = getattr(transformers, f"{kind}Pil").from_pretrained(folder)
-        return found
-
-    transformers.AutoProcessor.from_pretrained = from_pretrained
 
 
 def register(options: argparse.Namespace) -> None:
