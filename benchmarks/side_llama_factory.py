@@ -81,6 +81,7 @@ def command(options: argparse.Namespace, mode: str) -> dict[str, Any]:
         "dataset": "rows",
         "dataset_dir": options.data,
         "cutoff_len": options.max_length,
+        "image_max_pixels": 10**8,  # its default would shrink pictures of many tiles, which no other side does
         "finetuning_type": "lora",
         "lora_rank": LORA["r"],
         "lora_alpha": LORA["lora_alpha"],
