@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from swiftlike.core.errors import UserError
+from swiftlike.core.parent import PARENT, end_with_parent
 
 Result = TypeVar("Result")
 STRETCH = 500  # places of one piece of work
@@ -30,7 +31,10 @@ def in_stretches(work: Callable[[int, int], Result], length: int, processes: int
         yield from (work(*one) for one in borders)
         return
     pool = ProcessPoolExecutor(
-        min(processes, len(borders)), multiprocessing.get_context("fork"), initializer=_keep, initargs=(work,)
+        min(processes, len(borders)),
+        multiprocessing.get_context("fork"),
+        initializer=_keep,
+        initargs=(work, os.getpid()),
     )
     try:
         yield from pool.map(_there, *zip(*borders, strict=True))
@@ -45,7 +49,8 @@ def in_stretches(work: Callable[[int, int], Result], length: int, processes: int
 _kept: list[Callable[[int, int], object]] = []  # in a worker process: known once, not sent with every stretch
 
 
-def _keep(work: Callable[[int, int], object]) -> None:
+def _keep(work: Callable[[int, int], object], parent: int) -> None:
+    end_with_parent({PARENT: str(parent)})
     _kept[:] = [work]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
+import multiprocessing
 import os
 import pickle
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,37 @@ def test_a_process_that_is_killed_ends_the_run(args: Args, jsonl: Write, encoder
 
     with pytest.raises(UserError, match="was ended"):
         prepare(data, "pair", 1, "hf", Preparing(encode=encoders["text"], decides=decides, processes=2))
+
+
+def test_nobody_goes_on_when_the_run_is_killed(args: Args, jsonl: Write, encoders: dict[str, Encoder]) -> None:
+    data = args(jsonl([pair(n) for n in range(20)]))
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+
+    def decides(group: Encoded) -> bool:
+        told.put(os.getpid())
+        time.sleep(600)
+        return True
+
+    how = Preparing(encode=encoders["text"], decides=decides, processes=2)
+    run = context.Process(target=prepare, args=(data, "pair", 1, "hf", how))
+    run.start()
+    workers = {told.get(timeout=60), told.get(timeout=60)}
+    assert run.pid not in workers
+    run.kill()
+    run.join()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/stat").exists() and _runs(pid) for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    """Not a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_small_data_does_not_pay_for_processes(
