@@ -12,6 +12,7 @@ includes mapped files, which the system takes back when it needs room, and which
 import argparse
 import json
 import os
+import re
 import platform
 import random
 import subprocess
@@ -94,7 +95,7 @@ def measured(words: list[str], env: dict[str, str]) -> dict[str, object]:
         "seconds": round(seconds, 1),
         **size,
         **parent,
-        "said": [line for line in lines if "rows" in line or "cache" in line],
+        "said": [re.sub(r"\S*/", "", line) for line in lines if "rows" in line or "cache" in line],  # no folders
     }
 
 
