@@ -12,9 +12,9 @@ includes mapped files, which the system takes back when it needs room, and which
 import argparse
 import json
 import os
-import re
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
