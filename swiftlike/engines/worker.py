@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses as dc
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,8 @@ class Worker:
 
     @torch.no_grad()
     def _run(self) -> None:
+        # A signal goes to any thread that lets it in; Ctrl-C taken here would not wake the one that reads the keys.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while True:
             with self._change:
                 while not (self._waiting or self._batch.rows or self._closed):
