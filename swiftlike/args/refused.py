@@ -23,7 +23,7 @@ class Refused:
 
 
 _GROUPS = (
-    Refused("packing padding_free", "a prompt is shared by its completions instead (--layout shared)"),
+    Refused("packing", "batches hold no padding (--padding_free), a prompt is computed once (--layout shared)"),
     Refused(
         "sequence_parallel sequence_parallel_size ulysses_size context_parallel_size",
         "lower --max_length, or spread the model over cards",

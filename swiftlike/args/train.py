@@ -84,6 +84,9 @@ class TrainArgs:
     layout: Literal["auto", "shared", "split"] = arg(
         "auto", "shared: a prompt is computed once for all its completions; split: once for each"
     )
+    padding_free: bool | None = arg(
+        None, "compute the rows of a batch end to end, without padding; none: wherever that is possible"
+    )
     ref_logps: Literal["cache", "live"] = arg(
         "cache", "reference log-probabilities: computed once and kept on disk, or at every step"
     )

@@ -3,13 +3,14 @@
 Shared layout: a group is one row `[prompt | completion 1 | ... | completion K]`. Every completion's positions start
 where the prompt ended; its first token is predicted by the prompt's last one. Split layout: a group is K rows of
 `[prompt | completion]`. Both name, for every counted token, the flat position whose hidden state predicts it, and the
-slot b * K + k that its log-probability belongs to.
+slot b * K + k that its log-probability belongs to. Rows are padded to one length, or laid end to end as a single one.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Collator:
     | --- | --- | --- |
     | input_ids | [R, T] | R rows |
     | segments | [R, T] | -1 pad, 0 prompt, k + 1 completion; where a row has one completion `attention_mask` instead |
+    | lines | [1, T] | only where rows are laid end to end: the number of each token's row |
     | position_ids | [R, T] or [3, R, T] | |
     | predict, targets, slots | [N] | flat position r * T + t, id it predicts, slot of the log-probability |
     | tokens, present | [B, K] | counted tokens, which completions exist |
@@ -68,6 +70,8 @@ class Collator:
 
     `pooling` of reward models: "eos" the last token, "last" the one before the end token (an id of `ends`), "mean" and
     "max" all tokens of prompt and completion.
+
+    `end_to_end` is the length of a batch's longest row from which its rows are laid end to end; None: never.
     """
 
     pad_id: int
@@ -79,23 +83,23 @@ class Collator:
     stand_in: StandIn | None = None
     pooling: str | None = None
     ends: frozenset[int] = frozenset()
+    end_to_end: int | None = None
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """One batch."""
         items = [self._with_partner(item) for item in items]
         size = max(len(item.group.completions) for item in items)
         lines = [line for b, item in enumerate(items) for line in self._lines(b, item, size)]
-        length = max(sum(len(span.ids) for span in line.spans) for line in lines)
         pixels = self._pixels(items, lines)
-        length += self.stand_in.tokens if self.stand_in and not pixels else 0
-        batch = self._tokens(lines, length)
+        lines, shape = self._placed(lines, self.stand_in.tokens if self.stand_in and not pixels else 0)
+        batch = self._tokens(lines, shape)
         picture = self.placeholder if self.adapter is not None and self.adapter.mrope else None
-        batch["position_ids"] = positions(lines, [item.group for item in items], length, picture)
-        batch |= pools(lines, length, self.pooling, self.ends) if self.pooling else targets(lines, length)
+        batch["position_ids"] = positions(lines, [item.group for item in items], shape, picture)
+        batch |= pools(lines, self.pooling, self.ends) if self.pooling else targets(lines)
         batch |= self._facts(items, size)
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
-            batch |= prompts(lines, length, self.placeholder)
+            batch |= prompts(lines, self.placeholder)
         if self.keys:
             batch["keys"] = [_keys(item.group) for item in items]
         return batch
@@ -118,17 +122,31 @@ class Collator:
             return [Line((group.prompt, *group.completions), (0, *(k + 1 for k in ks)), slots, b, True)]
         return [Line((group.prompt, group.completions[k]), (0, 1), (-1, first + k), b, False) for k in ks]
 
-    def _tokens(self, lines: list[Line], length: int) -> dict[str, torch.Tensor]:
-        ids = np.full((len(lines), length), self.pad_id, np.int64)
-        segments = np.full((len(lines), length), PAD, np.int64)
-        for r, line in enumerate(lines):
-            start = 0
+    def _placed(self, lines: list[Line], spare: int) -> tuple[list[Line], tuple[int, int]]:
+        """Lines with their starts, and the shape [R, T] of their batch, with `spare` columns of padding at its end."""
+        sizes = [len(line) for line in lines]
+        longest = max(sizes)
+        if self.end_to_end is None or longest < self.end_to_end:
+            starts, shape = range(0, len(lines) * (longest + spare), longest + spare), (len(lines), longest + spare)
+        else:
+            starts, shape = [0, *itertools.accumulate(sizes)], (1, sum(sizes) + spare)
+        return [dc.replace(line, start=start) for line, start in zip(lines, starts, strict=False)], shape
+
+    def _tokens(self, lines: list[Line], shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+        size = shape[0] * shape[1]
+        ids, segments, numbers = np.full(size, self.pad_id), np.full(size, PAD), np.full(size, len(lines))
+        for number, line in enumerate(lines):
+            start = line.start
+            numbers[start : start + len(line)] = number
             for span, segment in zip(line.spans, line.segments, strict=True):
                 stop = start + len(span.ids)
-                ids[r, start:stop], segments[r, start:stop] = span.ids, segment
+                ids[start:stop], segments[start:stop] = span.ids, segment
                 start = stop
+        ids, segments = ids.reshape(shape), segments.reshape(shape)
         batch = {"input_ids": torch.from_numpy(ids)}
-        if all(len(line.spans) <= 2 for line in lines):  # one completion a row: ordinary causal attention
+        if shape[0] < len(lines):
+            batch |= {"segments": torch.from_numpy(segments), "lines": torch.from_numpy(numbers[None])}
+        elif all(len(line.spans) <= 2 for line in lines):  # one completion a row: ordinary causal attention
             batch["attention_mask"] = torch.from_numpy((segments != PAD).astype(np.int64))
         else:
             batch["segments"] = torch.from_numpy(segments)

@@ -14,24 +14,33 @@ from swiftlike.data.encode import Encoded, Span
 
 @dc.dataclass(frozen=True, slots=True)
 class Line:
-    """One row of tensors before padding."""
+    """A prompt and what follows it, one token after another; `start` is where in the flat batch they begin."""
 
     spans: tuple[Span, ...]
     segments: tuple[int, ...]
     slots: tuple[int, ...]  # slot of each span's counted tokens, -1 for the prompt
     item: int
     parallel: bool  # whether the spans after the first are alternatives to one another
+    start: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(span.ids) for span in self.spans)
+
+    @property
+    def prompt_end(self) -> int:
+        """The flat position behind the prompt."""
+        return self.start + len(self.spans[0].ids)
 
 
-def targets(lines: Sequence[Line], length: int) -> dict[str, torch.Tensor]:
+def targets(lines: Sequence[Line]) -> dict[str, torch.Tensor]:
     """Counted tokens: where each is predicted, its id, and the slot of its log-probability."""
     predict, ids, slots = [], [], []
-    for r, line in enumerate(lines):
-        last = r * length + len(line.spans[0].ids) - 1  # the prompt's last token
-        start = len(line.spans[0].ids)
+    for line in lines:
+        last = line.prompt_end - 1
+        start = line.prompt_end
         for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
             counted = np.flatnonzero(span.counted)
-            source = r * length + start + counted - 1
+            source = start + counted - 1
             predict.append(np.where(counted == 0, last, source))
             ids.append(span.ids[counted])
             slots.append(np.full(len(counted), slot))
@@ -43,36 +52,36 @@ def targets(lines: Sequence[Line], length: int) -> dict[str, torch.Tensor]:
     }
 
 
-def pools(lines: Sequence[Line], length: int, pooling: str, ends: frozenset[int]) -> dict[str, torch.Tensor]:
+def pools(lines: Sequence[Line], pooling: str, ends: frozenset[int]) -> dict[str, torch.Tensor]:
     """The positions that a reward is read from, and the slot of each."""
     places, slots = [], []
-    for r, line in enumerate(lines):
-        prompt = len(line.spans[0].ids)
+    for line in lines:
+        prompt = line.prompt_end
         start = prompt
         for span, slot in zip(line.spans[1:], line.slots[1:], strict=True):
             own = np.arange(start, start + len(span.ids))
             start += len(span.ids)
             if pooling in ("mean", "max"):
-                found = np.concatenate([np.arange(prompt), own])
+                found = np.concatenate([np.arange(line.start, prompt), own])
             else:
                 before = pooling == "last" and len(own) > 0 and int(span.ids[-1]) in ends
                 found = np.concatenate([[prompt - 1], own])[-2 if before else -1 :][:1]
-            places.append(r * length + found)
+            places.append(found)
             slots.append(np.full(len(found), slot))
     return {"pool_at": _flat(places), "pool_slots": _flat(slots)}
 
 
-def prompts(lines: Sequence[Line], length: int, placeholder: int | None) -> dict[str, torch.Tensor]:
+def prompts(lines: Sequence[Line], placeholder: int | None) -> dict[str, torch.Tensor]:
     """Text tokens of each group's prompt, the first one apart: nothing predicts it."""
     predict, targets, rows, seen = [], [], [], set()
-    for r, line in enumerate(lines):
+    for line in lines:
         if line.item in seen:
             continue
         seen.add(line.item)
         ids = line.spans[0].ids
         places = np.arange(1, len(ids))
         places = places[ids[1:] != (placeholder if placeholder is not None else -1)]
-        predict.append(r * length + places - 1)
+        predict.append(line.start + places - 1)
         targets.append(ids[places])
         rows.append(np.full(len(places), line.item))
     return {
@@ -82,23 +91,22 @@ def prompts(lines: Sequence[Line], length: int, placeholder: int | None) -> dict
     }
 
 
-def positions(lines: Sequence[Line], groups: Sequence[Encoded], length: int, picture: int | None) -> torch.Tensor:
+def positions(
+    lines: Sequence[Line], groups: Sequence[Encoded], shape: tuple[int, int], picture: int | None
+) -> torch.Tensor:
     """Positions [R, T], or [3, R, T] of M-RoPE where `picture` is the token of a picture's features."""
     mrope = picture is not None
-    out = np.zeros((3 if mrope else 1, len(lines), length), np.int64)
+    out = np.zeros((3 if mrope else 1, shape[0] * shape[1]), np.int64)
     place = functools.partial(_grid, picture=picture) if mrope else _line
-    for r, line in enumerate(lines):
+    for line in lines:
         group = groups[line.item]
-        column, ids = 0, line.spans[0]
-        values, after = place(ids, group, 0)
-        out[:, r, : len(ids.ids)] = values
-        column, begin = len(ids.ids), after
+        out[:, line.start : line.prompt_end], begin = place(line.spans[0], group, 0)
+        column = line.prompt_end
         for span in line.spans[1:]:
-            values, after = place(span, group, begin)
-            out[:, r, column : column + len(span.ids)] = values
+            out[:, column : column + len(span.ids)], after = place(span, group, begin)
             column += len(span.ids)
             begin = begin if line.parallel else after
-    return torch.from_numpy(out if mrope else out[0])
+    return torch.from_numpy(out.reshape(-1, *shape) if mrope else out.reshape(shape))
 
 
 def _grid(span: Span, group: Encoded, start: int, picture: int | None) -> tuple[np.ndarray, int]:

@@ -115,7 +115,7 @@ class Model:
             span = Span(ids, np.zeros(len(ids), bool), tuple(range(len(prompt.images))))
             group = Encoded(prompt=span, completions=(), images=prompt.images, grids=prompt.grids)
             line = Line((span,), (0,), (-1,), 0, False)
-            out.append(pad(positions([line], [group], len(ids), mrope), (length - len(ids), 0)))
+            out.append(pad(positions([line], [group], (1, len(ids)), mrope), (length - len(ids), 0)))
         return torch.cat(out, dim=-2).to(self.device)
 
 

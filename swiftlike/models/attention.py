@@ -15,18 +15,19 @@ NAME = "group_sdpa"
 
 
 class Block(NamedTuple):
-    """Queries `start` to `stop` of a row, over the first `prompt` keys and their own. No mask: causal."""
+    """Queries `start` to `stop`, over the keys of the prompt, from `begin` to `end`, and their own. No mask: causal."""
 
     start: int
     stop: int
-    prompt: int
+    begin: int
+    end: int
     mask: Tensor | None
 
     def keys(self, states: Tensor) -> Tensor:
         """The keys, or values, [1, heads, T, d] that the block sees."""
-        if self.start <= self.prompt:
-            return states[:, :, : self.stop]
-        return torch.cat([states[:, :, : self.prompt], states[:, :, self.start : self.stop]], 2)
+        if self.start <= self.end:
+            return states[:, :, self.begin : self.stop]
+        return torch.cat([states[:, :, self.begin : self.end], states[:, :, self.start : self.stop]], 2)
 
 
 def use(model: Any) -> None:
@@ -42,9 +43,11 @@ def use(model: Any) -> None:
     text._attn_implementation = NAME
 
 
-def pack(segments: Tensor, window: int | None) -> Tensor:
-    """What the kernel takes for a mask: int64 [R, 1, 2, T], the segments and the sliding window (0: none)."""
-    packed = torch.stack([segments, torch.full_like(segments, window or 0)], 1)[:, None]
+def pack(segments: Tensor, window: int | None, lines: Tensor | None = None) -> Tensor:
+    """What the kernel takes for a mask: int64 [R, 1, 3, T], the segments, the sliding window (0: none), and which of
+    several groups laid end to end a token is of."""
+    lines = torch.zeros_like(segments) if lines is None else lines
+    packed = torch.stack([segments, torch.full_like(segments, window or 0), lines], 1)[:, None]
     packed.blocks = _blocks(packed)  # made once, and not by every layer
     return packed
 
@@ -72,19 +75,30 @@ def forward(
 
 
 def _blocks(packed: Tensor) -> list[list[Block]]:
-    """Of each row. Completions that are short beside the prompt are one block: what they compute in vain is little."""
-    segments, windows = packed[:, 0].cpu().unbind(1)
+    """Of each row, in order."""
+    segments, windows, lines = packed[:, 0].cpu().unbind(1)
     window = int(windows[0, 0])
     rows = []
-    for row in segments:
-        prompt, *completions = torch.bincount(row[row >= 0]).tolist()
-        blocks = [Block(0, prompt, 0, _mask([prompt], 0, window, packed.device) if 0 < window < prompt else None)]
-        together = [completions] if sum(completions) <= prompt else [[length] for length in completions]
-        for lengths in together:
-            start = blocks[-1].stop
-            blocks.append(Block(start, start + sum(lengths), prompt, _mask(lengths, prompt, window, packed.device)))
-        rows.append([one for one in blocks if one.stop > one.start])
+    for row, numbers in zip(segments, lines, strict=True):
+        blocks: list[Block] = []
+        for number in range(int(numbers[row >= 0].max()) + 1):
+            lengths = torch.bincount(row[(row >= 0) & (numbers == number)]).tolist()
+            blocks += _group(lengths, blocks[-1].stop if blocks else 0, window, packed.device)
+        rows.append(blocks)
     return rows
+
+
+def _group(lengths: list[int], begin: int, window: int, device: torch.device) -> list[Block]:
+    """Of a group whose segments have these lengths. Completions that are short beside the prompt are one block: what
+    they compute in vain is little. A single one only goes on where the prompt ended."""
+    prompt, *completions = lengths if len(lengths) > 2 else [sum(lengths)]
+    end = begin + prompt
+    blocks = [Block(begin, end, begin, begin, _mask([prompt], 0, window, device) if 0 < window < prompt else None)]
+    apart = not completions or sum(completions) > prompt
+    for together in [[length] for length in completions] if apart else [completions]:
+        start = blocks[-1].stop
+        blocks.append(Block(start, start + sum(together), begin, end, _mask(together, prompt, window, device)))
+    return [one for one in blocks if one.stop > one.start]
 
 
 def _mask(lengths: list[int], prompt: int, window: int, device: torch.device) -> Tensor:

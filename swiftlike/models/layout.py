@@ -11,7 +11,7 @@ from torch import Tensor
 from swiftlike.models import attention
 
 PAD = -1
-_LONG = 256  # tokens of a row from which computing it piece by piece is faster than under a mask
+LONG = 256  # tokens of a row from which computing it piece by piece is faster than under a mask
 
 # Language models (config.json's model_type) for which a test holds the shared layout equal to the plain forward.
 # Others may keep positions or windows outside the mask: ALiBi (bloom, mpt, falcon), gpt_neo's local layers, rwkv.
@@ -63,22 +63,27 @@ TESTED = frozenset(
 )
 
 
-def allowed(segments: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
+def allowed(segments: Tensor, positions: Tensor, window: int | None = None, lines: Tensor | None = None) -> Tensor:
     """bool [R, 1, T, T], True where query i may attend to key j.
 
     j comes no later, and lies in the prompt or in i's own completion; with a sliding window also closer than `window`
-    logical positions. Padding sees itself, so that no softmax row is empty.
+    logical positions; where rows are laid end to end, in the same of `lines`. Padding sees itself, so that no softmax
+    row is empty.
     """
     length = segments.shape[1]
     query, key = segments[:, :, None], segments[:, None, :]
     mask = ((key == 0) | (key == query)) & (key != PAD) & (query != PAD)
     mask &= torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    if lines is not None:
+        mask &= lines[:, :, None] == lines[:, None, :]
     if window is not None:
         mask &= positions[:, :, None] - positions[:, None, :] < window
     return (mask | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
 
 
-def group_mask(config: Any, segments: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
+def group_mask(
+    config: Any, segments: Tensor, positions: Tensor, dtype: torch.dtype, lines: Tensor | None = None
+) -> Any:
     """The `attention_mask` argument of an unmodified transformers model for these segments.
 
     `positions` is [R, T] (the first axis of M-RoPE positions: windows do not occur there). Models that mix full and
@@ -89,11 +94,11 @@ def group_mask(config: Any, segments: Tensor, positions: Tensor, dtype: torch.dt
 
     def mask(size: int | None) -> Any:
         kernel = text._attn_implementation
-        if kernel == attention.NAME and segments.shape[1] >= _LONG:
-            return attention.pack(segments, size)
+        if kernel == attention.NAME and segments.shape[1] >= LONG:
+            return attention.pack(segments, size, lines)
         if kernel == "flex_attention":
-            return _block_mask(segments, positions, size)
-        dense = allowed(segments, positions, size)
+            return _block_mask(segments, positions, size, lines)
+        dense = allowed(segments, positions, size, lines)
         return _additive(dense, dtype) if kernel == "eager" else dense
 
     types = set(getattr(text, "layer_types", None) or ())
@@ -115,20 +120,24 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
 
-def _block_mask(segments: Tensor, positions: Tensor, window: int | None) -> Any:
+def _block_mask(segments: Tensor, positions: Tensor, window: int | None, lines: Tensor | None) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
     rows, length = segments.shape
-    visible = mask_mod(segments, positions, window)
+    visible = mask_mod(segments, positions, window, lines)
     return create_block_mask(visible, rows, None, length, length, device=str(segments.device))
 
 
-def mask_mod(segments: Tensor, positions: Tensor, window: int | None = None) -> Callable[..., Tensor]:
+def mask_mod(
+    segments: Tensor, positions: Tensor, window: int | None = None, lines: Tensor | None = None
+) -> Callable[..., Tensor]:
     """`allowed` as a function of (row, head, query, key), as flex_attention wants it: nothing of size T x T is kept."""
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         mine, other = segments[b, q], segments[b, k]
         seen = (k <= q) & ((other == 0) | (other == mine)) & (other != PAD) & (mine != PAD)
+        if lines is not None:
+            seen = seen & (lines[b, q] == lines[b, k])
         if window is not None:
             seen = seen & (positions[b, q] - positions[b, k] < window)
         return seen | (q == k)

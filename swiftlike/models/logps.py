@@ -209,11 +209,12 @@ def score(  # noqa: PLR0913 - the tensors of a batch, by name
     predict: Tensor,
     targets: Tensor,
     segments: Tensor | None = None,
+    lines: Tensor | None = None,
     attention_mask: Tensor | None = None,
     **vision: Tensor,
 ) -> Scores:
     """One forward pass of the trunk, then the head at the predicting positions only."""
-    hidden = hidden_states(model, input_ids, position_ids, segments, attention_mask, **vision)
+    hidden = hidden_states(model, input_ids, position_ids, segments, lines, attention_mask, **vision)
     return model.get_output_embeddings()(hidden[predict], targets)
 
 
@@ -222,6 +223,7 @@ def hidden_states(
     input_ids: Tensor,
     position_ids: Tensor,
     segments: Tensor | None = None,
+    lines: Tensor | None = None,
     attention_mask: Tensor | None = None,
     **vision: Tensor,
 ) -> Tensor:
@@ -230,7 +232,7 @@ def hidden_states(
     if segments is not None:
         attention.use(model)
         logical = position_ids if position_ids.ndim == 2 else position_ids[0]
-        attention_mask = group_mask(model.config, segments, logical, model.dtype)
+        attention_mask = group_mask(model.config, segments, logical, model.dtype, lines)
     return trunk(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -17,7 +17,7 @@ from swiftlike.data.load import max_bytes
 from swiftlike.data.packed import Packed
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
-from swiftlike.models.layout import supports_shared
+from swiftlike.models.layout import LONG, supports_shared
 from swiftlike.models.load import (
     Source,
     choose_attention,
@@ -46,6 +46,7 @@ class Checkpoint:
     attention: str
     layout: str
     layout_reason: str
+    end_to_end: int | None
 
 
 def open_checkpoint(run: Run, weights: bool) -> Checkpoint:
@@ -59,7 +60,7 @@ def open_checkpoint(run: Run, weights: bool) -> Checkpoint:
     if vision is None and any(dc.astuple(budget)):
         raise UserError(f"--max_pixels and its like are for vision models; {source.name} reads text only")
     attention = choose_attention(source, config, run.model.attn_impl)
-    requested = run.train.layout if "train" in run.sections else "auto"
+    requested, free = (run.train.layout, run.train.padding_free) if "train" in run.sections else ("auto", False)
     layout, reason = choose_layout(requested, source, config, attention)
     template = Template(tokenizer, load_template(source), vision, run.model.system)
     return Checkpoint(
@@ -72,6 +73,7 @@ def open_checkpoint(run: Run, weights: bool) -> Checkpoint:
         attention=attention,
         layout=layout,
         layout_reason=reason,
+        end_to_end=choose_end_to_end(free, layout, attention),
     )
 
 
@@ -85,6 +87,17 @@ def choose_layout(requested: str, source: Source, config: Any, attention: str) -
     if requested != "auto":
         return requested, "--layout"
     return ("split", against) if against else ("shared", "each prompt is computed once for all its completions")
+
+
+def choose_end_to_end(requested: bool | None, layout: str, attention: str) -> int | None:
+    """The length of a batch's longest row from which its rows are laid end to end; None: they are padded."""
+    longest = {"sdpa": LONG, "flex_attention": 0}.get(attention) if layout == "shared" else None
+    if requested and longest is None:
+        raise UserError(
+            f"--padding_free is not possible with {attention} attention and --layout {layout}",
+            hint="use --attn_impl sdpa --layout auto, or --padding_free false",
+        )
+    return None if requested is False else longest
 
 
 def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:

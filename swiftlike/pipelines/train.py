@@ -204,6 +204,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         stand_in=stand_in(checkpoint) if world_size() > 1 and sharded else None,
         pooling=pooling_of(run, card),
         ends=end_tokens(checkpoint),
+        end_to_end=checkpoint.end_to_end,
     )
     trainer = CheckpointTrainer(
         model=model,

@@ -70,7 +70,7 @@ def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return " ".join(draw.choice(["red", "green", "blue", "a", "dog", "runs"]) for _ in range(count))
 
     path = tmp_path_factory.mktemp("long") / "rows.jsonl"
-    sizes = [(100, (60, 70, 40, 55)), (120, (15, 20, 10, 12)), (40, (90, 20, 50, 70))]
+    sizes = [(220, (60, 70, 40, 55)), (250, (15, 20, 10, 12)), (30, (240, 230, 250, 225))]
     rows = [
         {"prompt": text(prompt), "completions": [text(n) for n in answers], "scores": [0.9, 0.1, 0.5, 0.3]}
         for prompt, answers in sizes * 4
@@ -83,30 +83,36 @@ LONG = {
     "exo": {"rlhf_type": "exo", "loss_type": "exo-rw", "num_contrastive": 4},
     "rm": {"rlhf_type": "rm"},
     "dpo": {"rlhf_type": "dpo"},
+    "orpo all": {"rlhf_type": "orpo", "orpo_nll_scope": "all"},
+    "kto": {"rlhf_type": "kto"},
+    "sft": {},
 }
 
 
-@pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(("name", "checkpointing"), [*((name, True) for name in LONG), ("dpo", False), ("rm", False)])
 def test_long_groups_train_alike_in_both_layouts(
     name: str, checkpointing: bool, long_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20 steps in blocks, with the reference kept, against one row for each answer, with the reference computed."""
+    """20 steps in blocks, rows end to end, with the reference kept, against a padded row for each answer, with the
+    reference computed."""
     packed, pack = [], attention.pack
     monkeypatch.setattr(attention, "pack", lambda *given: packed.append(given) or pack(*given))
     usual = LONG[name] | {
         "model_type": "tiny-llama", "dataset": long_rows, "batch_size": 3, "max_steps": 20, "num_train_epochs": 5,
-        "learning_rate": 3e-4, "lora_dropout": 0, "gradient_checkpointing": checkpointing, "dataloader_num_workers": 0,
+        "learning_rate": 1e-4, "lora_dropout": 0, "gradient_checkpointing": checkpointing, "dataloader_num_workers": 0,
     }  # fmt: skip
-    live = {} if name == "rm" else {"ref_logps": "live"}
-    plain = train("rlhf", tmp_path / "split", layout="split", **live, **usual)
+    live = {"ref_logps": "live"} if name in ("exo", "dpo", "kto") else {}
+    command = "sft" if name == "sft" else "rlhf"
+    plain = train(command, tmp_path / "split", layout="split", **live, **usual)
     assert not packed
-    fast = train("rlhf", tmp_path / "shared", layout="shared", **usual)
+    fast = train(command, tmp_path / "shared", layout="shared", **usual)
     assert len(packed) >= 10
     assert len(fast.lines) == 20
+    assert plain.column("padding")[-1] > 0.02
+    assert fast.column("padding")[-1] == 0
     for name in ("loss", "grad_norm"):
         assert fast.column(name)[0] == pytest.approx(plain.column(name)[0], rel=1e-5)
-    same(plain, fast, relative=2e-3, absolute=1e-3)  # Adam makes differences of rounding grow
+    same(plain, fast, relative=1e-2, absolute=1e-3)  # Adam makes differences of rounding grow
 
 
 @pytest.mark.parametrize("model", ["tiny-llama", "tiny-llava1_6"])

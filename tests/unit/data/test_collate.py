@@ -43,14 +43,23 @@ def whole(group: Encoded, k: int) -> list[tuple[int, bool]]:
     return [(int(i), bool(c)) for part in parts for i, c in zip(part.ids, part.counted, strict=True)]
 
 
+LAYOUTS = ("shared", "split", "end to end")
+
+
+def collator(layout: str, **options: Any) -> Collator:
+    """`end to end` is the shared layout whose rows are one."""
+    options = ({"layout": "shared", "end_to_end": 0} if layout == "end to end" else {"layout": layout}) | options
+    return Collator(pad_id=PAD, **options)
+
+
 def batches(layout: str, **options: Any):
     for seed in range(12):
         chance = random.Random(seed)
         groups = [random_group(chance, chance.randint(1, 4)) for _ in range(chance.randint(1, 4))]
-        yield groups, Collator(pad_id=PAD, layout=layout, **options)([Item(group) for group in groups])
+        yield groups, collator(layout, **options)([Item(group) for group in groups])
 
 
-@pytest.mark.parametrize("layout", ["shared", "split"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_counted_token_once(layout: str) -> None:
     for groups, batch in batches(layout):
         size = max(len(group.completions) for group in groups)
@@ -69,7 +78,7 @@ def test_every_counted_token_once(layout: str) -> None:
         assert batch["real"].all()
 
 
-@pytest.mark.parametrize("layout", ["shared", "split"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_predicts_a_token_has_seen_just_what_comes_before_it(layout: str) -> None:
     """The context of each predicting position, read from ids, segments and positions, is the sequence so far."""
     for groups, batch in batches(layout):
@@ -90,7 +99,8 @@ def context(batch: dict[str, Any], r: int, t: int) -> tuple[list[int], list[int]
     """(ids, positions) that position t of row r may attend to."""
     if "segments" in batch:
         line = batch["segments"][r]
-        seen = [j for j in range(t + 1) if line[j] == 0 or line[j] == line[t]]
+        numbers = batch["lines"][r] if "lines" in batch else torch.zeros_like(line)
+        seen = [j for j in range(t + 1) if numbers[j] == numbers[t] and (line[j] == 0 or line[j] == line[t])]
     else:
         seen = [j for j in range(t + 1) if batch["attention_mask"][r, j]]
     return batch["input_ids"][r, seen].tolist(), batch["position_ids"][r, seen].tolist()
@@ -106,9 +116,30 @@ def test_rows_and_padding() -> None:
         real = batch["attention_mask"].bool()
         assert (batch["input_ids"][~real] == PAD).all()
         assert (real.int().diff(dim=1) <= 0).all()  # padded on the right
+    for groups, batch in batches("end to end"):
+        assert batch["input_ids"].shape == (1, sum(group.shared_length for group in groups))
+        assert ("lines" in batch) == (len(groups) > 1)
 
 
-@pytest.mark.parametrize("layout", ["shared", "split"])
+def test_only_batches_with_a_long_row_are_laid_end_to_end() -> None:
+    items = [Item(random_group(random.Random(seed), 2)) for seed in range(3)]
+    longest = max(item.group.shared_length for item in items)
+    assert collator("end to end", end_to_end=longest)(items)["input_ids"].shape[0] == 1
+    assert collator("end to end", end_to_end=longest + 1)(items)["input_ids"].shape == (3, longest)
+
+
+@pytest.mark.parametrize("pooling", ["eos", "last", "mean", "max"])
+def test_rewards_are_read_from_the_same_tokens(pooling: str) -> None:
+    ends = frozenset(range(20, 180))
+    for (groups, one), (_, other) in zip(
+        *(batches(layout, pooling=pooling, ends=ends) for layout in ("shared", "end to end")), strict=True
+    ):
+        assert one["pool_slots"].equal(other["pool_slots"])
+        assert one["input_ids"].flatten()[one["pool_at"]].equal(other["input_ids"].flatten()[other["pool_at"]])
+        assert len(groups) == 1 or one["pool_at"][-1] >= other["pool_at"][-1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_prompt_tokens(layout: str) -> None:
     for groups, batch in batches(layout, prompt_nll=True):
         length = batch["input_ids"].shape[1]
@@ -145,11 +176,11 @@ def test_facts() -> None:
 # -- KTO's partner ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["shared", "split"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_partner_is_a_second_completion(layout: str) -> None:
     mine = Encoded(span([5, 6]), (span([7, 8], [True, True]),), label=True)
     other = Encoded(span([15, 16]), (span([17, 18, 19], [False, True, True]),), label=False)
-    collate = Collator(pad_id=PAD, layout=layout, keys=True)
+    collate = collator(layout, keys=True)
     batch = collate([Item(mine, partner=other), Item(other, partner=mine)])
     by_hand = collate(
         [
@@ -200,8 +231,9 @@ def test_pictures_in_token_order(name: str) -> None:
     adapter, mark = families.adapter(name), families.placeholder(name)
     parts = {"shared": [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]}
     parts["split"] = [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 0), (1, 1), (1, 2)]
+    parts["end to end"] = parts["shared"]
     for layout, order in parts.items():
-        batch = Collator(pad_id=PAD, layout=layout, adapter=adapter, placeholder=mark)(items)
+        batch = collator(layout, adapter=adapter, placeholder=mark)(items)
         wanted = adapter.join([items[b].pictures[i] for b, i in order])
         for part, tensor in wanted.items():
             assert torch.equal(batch[part], tensor)
@@ -210,13 +242,13 @@ def test_pictures_in_token_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", families.VISION)
-@pytest.mark.parametrize("layout", ["shared", "split"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_stand_in_picture_changes_nothing(name: str, layout: str) -> None:
     adapter, mark = families.adapter(name), families.placeholder(name)
     stand_in = StandIn(adapter.pixels(families.picture(64, 64)), adapter.count(64, 64))
     chance = random.Random(0)
     items = [Item(random_group(chance, 2)), Item(random_group(chance, 3))]
-    collate = Collator(pad_id=PAD, layout=layout, adapter=adapter, placeholder=mark)
+    collate = collator(layout, adapter=adapter, placeholder=mark)
     plain, with_it = collate(items), dc.replace(collate, stand_in=stand_in)(items)
     assert "pixel_values" not in plain
     assert (with_it["input_ids"] == mark).sum() == stand_in.tokens

@@ -68,7 +68,8 @@ def span(ids: list[int], counted: int, images: tuple[int, ...] = ()) -> Span:
 @functools.cache
 def batch(name: str, layout: str) -> dict[str, Any]:
     adapter = families.adapter(name) if name in families.VISION else None
-    made = Collator(pad_id=0, layout=layout, adapter=adapter, placeholder=families.placeholder(name))(groups(name))
+    rows = {"layout": "shared", "end_to_end": 0} if layout == "end to end" else {"layout": layout}
+    made = Collator(pad_id=0, adapter=adapter, placeholder=families.placeholder(name), **rows)(groups(name))
     if name in WINDOWED:
         assert made["input_ids"].shape[1] > 2 * families.WINDOW
     return made
@@ -122,21 +123,23 @@ def test_shared_equals_split(name: str) -> None:
     assert_same(ours(name, "shared"), ours(name, "split"))
 
 
+@pytest.mark.parametrize("rows", ["shared", "end to end"])
 @pytest.mark.parametrize("name", [name for name in EVERY if families.model(name).config._attn_implementation == "sdpa"])
-def test_piece_by_piece_equals_split(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_piece_by_piece_equals_split(name: str, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What long rows take: the prompt and each completion by itself instead of a mask over all."""
-    monkeypatch.setattr(layout, "_LONG", 0)
+    monkeypatch.setattr(layout, "LONG", 0)
     taken, mask = [], attention._mask
     monkeypatch.setattr(attention, "_mask", lambda *given: taken.append(given) or mask(*given))
-    assert_same(ours.__wrapped__(name, "shared"), ours(name, "split"))
+    assert_same(ours.__wrapped__(name, rows), ours(name, "split"))
     windows = {window for _, _, window, _ in taken}
     assert windows, "no layer was computed piece by piece"
     assert any(windows) == (name in WINDOWED)
 
 
+@pytest.mark.parametrize("rows", ["shared", "end to end"])
 @pytest.mark.parametrize("name", EVERY)
-def test_shared_equals_split_with_eager_attention(name: str) -> None:
-    assert_same(ours(name, "shared", "eager"), ours(name, "split"))
+def test_shared_equals_split_with_eager_attention(name: str, rows: str) -> None:
+    assert_same(ours(name, rows, "eager"), ours(name, "split"))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -233,17 +236,19 @@ def test_every_tested_type_is_tested_here() -> None:
     assert set(OPTIONS) <= TESTED - OWN
 
 
-@pytest.mark.parametrize("long", [0, 1 << 20])
+@pytest.mark.parametrize(("rows", "long"), [("shared", 0), ("shared", 1 << 20), ("end to end", 0)])
 @pytest.mark.parametrize("kind", sorted(TESTED - OWN))
-def test_shared_equals_plain_forward_of_other_models(kind: str, long: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "_LONG", long)
+def test_shared_equals_plain_forward_of_other_models(
+    kind: str, rows: str, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "LONG", long)
     config = transformers.AutoConfig.for_model(kind, **families._text(**OPTIONS.get(kind, {})))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for weight in model.parameters():
         weight.data.mul_(4.0 if weight.ndim >= 2 else 1.0)
-    split, shared = batch("llama", "split"), batch("llama", "shared")
+    split, shared = batch("llama", "split"), batch("llama", rows)
     with torch.no_grad():
         made = model(input_ids=split["input_ids"], attention_mask=split["attention_mask"], use_cache=False).logits
         logps = made.flatten(0, 1).log_softmax(-1)[split["predict"]].gather(1, split["targets"][:, None]).squeeze(1)
@@ -258,26 +263,28 @@ def test_shared_equals_plain_forward_of_other_models(kind: str, long: int, monke
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_allowed_by_definition(window: int | None) -> None:
-    segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, -1], [0, 0, 1, 1, 1, 1, 2, 3, 3]])
-    positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5, 0], [0, 1, 2, 3, 4, 5, 2, 2, 3]])
-    mask = allowed(segments, positions, window)
+    segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, -1], [0, 0, 1, 1, 2, 0, 1, 1, 2]])
+    positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4, 5, 0], [0, 1, 2, 3, 2, 0, 1, 2, 1]])
+    lines = torch.tensor([[0] * 9, [0] * 5 + [1] * 4])
+    mask = allowed(segments, positions, window, lines)
     assert mask.shape == (2, 1, 9, 9)
     for r in range(2):
         for i in range(9):
             for j in range(9):
                 a, b = int(segments[r, i]), int(segments[r, j])
-                seen = j <= i and a != -1 and b != -1 and b in (0, a)
+                seen = j <= i and a != -1 and b != -1 and b in (0, a) and lines[r, i] == lines[r, j]
                 near = window is None or int(positions[r, i] - positions[r, j]) < window
                 assert bool(mask[r, 0, i, j]) == ((seen and near) or i == j), (r, i, j)
 
 
+@pytest.mark.parametrize("layout", ["shared", "end to end"])
 @pytest.mark.parametrize("window", [None, 3])
-def test_flex_attention_sees_the_same(window: int | None) -> None:
-    made = batch("llama", "shared")
-    segments, positions = made["segments"], made["position_ids"]
+def test_flex_attention_sees_the_same(window: int | None, layout: str) -> None:
+    made = batch("llama", layout)
+    segments, positions, lines = made["segments"], made["position_ids"], made.get("lines")
     rows, length = segments.shape
-    dense = create_mask(mask_mod(segments, positions, window), rows, 1, length, length, device="cpu")
-    assert torch.equal(dense, allowed(segments, positions, window))
+    dense = create_mask(mask_mod(segments, positions, window, lines), rows, 1, length, length, device="cpu")
+    assert torch.equal(dense, allowed(segments, positions, window, lines))
 
 
 def test_one_mask_per_layer_type() -> None:

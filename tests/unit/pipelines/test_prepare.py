@@ -17,6 +17,7 @@ from swiftlike.data.check import Problem
 from swiftlike.data.packed import Packed
 from swiftlike.data.prepared import encode_rows
 from swiftlike.datasets_registry.row import Image, Message, Row, Turns
+from swiftlike.models import layout
 from swiftlike.pipelines.prepare import Checkpoint, choose_layout, digest, encoder, open_checkpoint, settle
 from swiftlike.pipelines.preview import encode_lengths, quantiles
 
@@ -74,7 +75,7 @@ def test_picture_limits_reach_the_adapter(folders: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "layout", "why"),
+    ("words", "kind", "why"),
     [
         ([], "shared", "computed once"),
         (["--layout", "split"], "split", "--layout"),
@@ -83,10 +84,30 @@ def test_picture_limits_reach_the_adapter(folders: Path) -> None:
         (["--attn_impl", "eager"], "shared", "computed once"),
     ],
 )
-def test_layout(folders: Path, words: list[str], layout: str, why: str) -> None:
+def test_layout(folders: Path, words: list[str], kind: str, why: str) -> None:
     found = opened(folders, "llama", *words)
-    assert found.layout == layout
+    assert found.layout == kind
     assert why in found.layout_reason
+
+
+@pytest.mark.parametrize(
+    ("words", "longest"),
+    [
+        ([], layout.LONG),
+        (["--padding_free", "true", "--attn_impl", "flex_attention"], 0),
+        (["--padding_free", "false"], None),
+        (["--layout", "split"], None),
+        (["--attn_impl", "eager"], None),
+    ],
+)
+def test_rows_end_to_end(folders: Path, words: list[str], longest: int | None) -> None:
+    assert opened(folders, "llama", *words).end_to_end == longest
+
+
+@pytest.mark.parametrize("words", [["--attn_impl", "eager"], ["--layout", "split"]])
+def test_padding_that_must_be(folders: Path, words: list[str]) -> None:
+    with pytest.raises(UserError, match="--padding_free is not possible with"):
+        opened(folders, "llama", "--padding_free", "true", *words)
 
 
 def test_a_layout_that_is_not_possible(folders: Path) -> None:
