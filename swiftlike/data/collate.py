@@ -71,7 +71,8 @@ class Collator:
     `pooling` of reward models: "eos" the last token, "last" the one before the end token (an id of `ends`), "mean" and
     "max" all tokens of prompt and completion.
 
-    `end_to_end` is the length of a batch's longest row from which its rows are laid end to end; None: never.
+    `end_to_end` is the length of a batch's longest row from which its rows are laid end to end; None: never. The split
+    layout then has neither segments nor a mask: var-len kernels find its rows by the positions that begin again.
     """
 
     pad_id: int
@@ -145,7 +146,8 @@ class Collator:
         ids, segments = ids.reshape(shape), segments.reshape(shape)
         batch = {"input_ids": torch.from_numpy(ids)}
         if shape[0] < len(lines):
-            batch |= {"segments": torch.from_numpy(segments), "lines": torch.from_numpy(numbers[None])}
+            if self.layout == "shared":
+                batch |= {"segments": torch.from_numpy(segments), "lines": torch.from_numpy(numbers[None])}
         elif all(len(line.spans) <= 2 for line in lines):  # one completion a row: ordinary causal attention
             batch["attention_mask"] = torch.from_numpy((segments != PAD).astype(np.int64))
         else:

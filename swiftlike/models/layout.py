@@ -62,6 +62,9 @@ TESTED = frozenset(
     ]
 )
 
+# Of them, those that do not tell flash_attention_2 the positions, so that it cannot see where rows begin.
+UNTOLD = frozenset(["gpt2", "gpt_bigcode", "gptj", "persimmon", "xglm"])
+
 
 def allowed(segments: Tensor, positions: Tensor, window: int | None = None, lines: Tensor | None = None) -> Tensor:
     """bool [R, 1, T, T], True where query i may attend to key j.
@@ -143,6 +146,16 @@ def mask_mod(
         return seen | (q == k)
 
     return visible
+
+
+def end_to_end(config: Any, layout: str, kernel: str) -> int | None:
+    """The length of a batch's longest row from which its rows are laid end to end; None: they are padded."""
+    text = config.get_text_config()
+    if layout == "shared":
+        return {"sdpa": LONG, "flex_attention": 0}.get(kernel)
+    # transformers finds the rows by positions that begin again, which those of three axes do not
+    plain = "mrope_section" not in (getattr(text, "rope_parameters", None) or {})
+    return 0 if kernel == "flash_attention_2" and text.model_type in TESTED - UNTOLD and plain else None
 
 
 def supports_shared(config: Any, implementation: str) -> str:

@@ -17,7 +17,7 @@ from swiftlike.data.load import max_bytes
 from swiftlike.data.packed import Packed
 from swiftlike.data.template import Template
 from swiftlike.data.vision import Adapter, ImageBudget, load_adapter
-from swiftlike.models.layout import LONG, supports_shared
+from swiftlike.models.layout import end_to_end, supports_shared
 from swiftlike.models.load import (
     Source,
     choose_attention,
@@ -73,7 +73,7 @@ def open_checkpoint(run: Run, weights: bool) -> Checkpoint:
         attention=attention,
         layout=layout,
         layout_reason=reason,
-        end_to_end=choose_end_to_end(free, layout, attention),
+        end_to_end=choose_end_to_end(free, config, layout, attention),
     )
 
 
@@ -89,9 +89,9 @@ def choose_layout(requested: str, source: Source, config: Any, attention: str) -
     return ("split", against) if against else ("shared", "each prompt is computed once for all its completions")
 
 
-def choose_end_to_end(requested: bool | None, layout: str, attention: str) -> int | None:
+def choose_end_to_end(requested: bool | None, config: Any, layout: str, attention: str) -> int | None:
     """The length of a batch's longest row from which its rows are laid end to end; None: they are padded."""
-    longest = {"sdpa": LONG, "flex_attention": 0}.get(attention) if layout == "shared" else None
+    longest = end_to_end(config, layout, attention)
     if requested and longest is None:
         raise UserError(
             f"--padding_free is not possible with {attention} attention and --layout {layout}",

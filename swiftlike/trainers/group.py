@@ -19,7 +19,7 @@ from swiftlike.models.logps import group_logps, model_inputs
 from swiftlike.models.reference import Reference
 from swiftlike.models.reward_head import group_rewards, reward_inputs
 from swiftlike.trainers import profile
-from swiftlike.trainers.records import RECORDS, AllRanks, Tally, averages, everywhere, only
+from swiftlike.trainers.records import RECORDS, AllRanks, Tally, averages, computed, everywhere, only
 
 
 class GroupTrainer(Trainer):
@@ -130,15 +130,11 @@ class GroupTrainer(Trainer):
             prompts = None if prompt is None else torch.bincount(prompt, minlength=len(real))[real]
             row[0] = self.card.units(None if scores is None else scores[real], batch["present"][real], self.loss_args)
             row[1] = self.card.nll_tokens(batch["tokens"][real], prompts, self.loss_args)
-            self._saw(batch)
+            self.seen += computed(batch)
         units, tokens = self.accelerator.reduce(counts, reduction="sum").unbind(1)
         if self.card.kept is not None:
             units = units.new_tensor([self.card.kept(n, self.loss_args) if n else 0 for n in units.tolist()])
         return units.sum().clamp(min=1), tokens.sum().clamp(min=1)
-
-    def _saw(self, batch: dict[str, Any]) -> None:
-        used = batch["segments"] >= 0 if "segments" in batch else batch["attention_mask"] > 0
-        self.seen += torch.tensor([int(used.sum()), used.numel()])
 
     # -- order --------------------------------------------------------------------------------------------------------
 

@@ -141,6 +141,13 @@ class Tally:
         self.sums = {}
 
 
+def computed(batch: dict[str, Any]) -> Tensor:
+    """[2]: the tokens of a batch, and the positions that are computed for them."""
+    positions = batch["input_ids"].numel()
+    used = batch["segments"] >= 0 if "segments" in batch else batch.get("attention_mask")
+    return torch.tensor([positions if used is None else int(used.sum()), positions])
+
+
 def averages(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
     """What is logged of (sum, count) pairs; metrics that nothing counted are left out."""
     return with_margins({name: total / count for name, (total, count) in totals.items() if count})

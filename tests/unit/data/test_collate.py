@@ -119,6 +119,10 @@ def test_rows_and_padding() -> None:
     for groups, batch in batches("end to end"):
         assert batch["input_ids"].shape == (1, sum(group.shared_length for group in groups))
         assert ("lines" in batch) == (len(groups) > 1)
+    for groups, batch in batches("split", end_to_end=0):
+        lengths = [len(whole(group, k)) for group in groups for k in range(len(group.completions))]
+        assert ("attention_mask" in batch) == (len(lengths) == 1)
+        assert batch["position_ids"].tolist() == [[i for length in lengths for i in range(length)]]
 
 
 def test_only_batches_with_a_long_row_are_laid_end_to_end() -> None:

@@ -7,6 +7,7 @@ rows are longer than the sliding windows of the families that have one.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import families
@@ -15,12 +16,13 @@ import pytest
 import torch
 import transformers
 from torch.nn.attention.flex_attention import create_mask
+from transformers import modeling_flash_attention_utils
 
 from swiftlike.data.collate import Collator, Item
 from swiftlike.data.encode import Encoded, Span
 from swiftlike.datasets_registry.row import Image
 from swiftlike.models import attention, layout
-from swiftlike.models.layout import TESTED, allowed, group_mask, mask_mod, supports_shared
+from swiftlike.models.layout import TESTED, UNTOLD, allowed, end_to_end, group_mask, mask_mod, supports_shared
 from swiftlike.models.logps import add_scoring, group_logps, model_inputs
 
 EVERY = (*families.TEXT, *families.VISION)
@@ -68,7 +70,7 @@ def span(ids: list[int], counted: int, images: tuple[int, ...] = ()) -> Span:
 @functools.cache
 def batch(name: str, layout: str) -> dict[str, Any]:
     adapter = families.adapter(name) if name in families.VISION else None
-    rows = {"layout": "shared", "end_to_end": 0} if layout == "end to end" else {"layout": layout}
+    rows = {"layout": layout.partition(" ")[0], "end_to_end": 0 if "end to end" in layout else None}
     made = Collator(pad_id=0, adapter=adapter, placeholder=families.placeholder(name), **rows)(groups(name))
     if name in WINDOWED:
         assert made["input_ids"].shape[1] > 2 * families.WINDOW
@@ -78,7 +80,10 @@ def batch(name: str, layout: str) -> dict[str, Any]:
 @functools.cache
 def ours(name: str, layout: str, kernel: str | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Log-probabilities [3, 3] and the gradients of a weighted sum of them."""
-    model = families.model(name, attention=kernel)
+    flash = kernel == "flash_attention_2"
+    model = families.model(name, attention=None if flash else kernel)
+    if flash:
+        model.config.get_text_config()._attn_implementation = kernel
     add_scoring(model, chunk=8)
     made = batch(name, layout)
     policy = group_logps(model(**model_inputs(made)), made)["policy"]
@@ -123,7 +128,7 @@ def test_shared_equals_split(name: str) -> None:
     assert_same(ours(name, "shared"), ours(name, "split"))
 
 
-@pytest.mark.parametrize("rows", ["shared", "end to end"])
+@pytest.mark.parametrize("rows", ["shared", "shared end to end"])
 @pytest.mark.parametrize("name", [name for name in EVERY if families.model(name).config._attn_implementation == "sdpa"])
 def test_piece_by_piece_equals_split(name: str, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What long rows take: the prompt and each completion by itself instead of a mask over all."""
@@ -136,7 +141,51 @@ def test_piece_by_piece_equals_split(name: str, rows: str, monkeypatch: pytest.M
     assert any(windows) == (name in WINDOWED)
 
 
-@pytest.mark.parametrize("rows", ["shared", "end to end"])
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in families.MROPE])
+def test_flash_attention_finds_the_rows_of_the_split_layout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_plain_kernel(monkeypatch)
+    assert end_to_end(families.config(name), "split", "flash_attention_2") == 0
+    assert_same(ours.__wrapped__(name, "split end to end", "flash_attention_2"), ours(name, "split"))
+
+
+def with_plain_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' own code around flash_attention_2 with an ordinary kernel: the real one needs a card."""
+    kernels = (None, var_len, None, None, None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: kernels)
+
+
+def var_len(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+) -> torch.Tensor:
+    """[T, heads, d] of rows that begin at `cu_seqlens`."""
+    assert causal
+    assert dropout_p == 0
+    assert len(cu_seqlens_q) > 2
+    out = []
+    for start, stop in itertools.pairwise(cu_seqlens_q.tolist()):
+        mine, keys, values = (one[start:stop].transpose(0, 1) for one in (q, k, v))
+        keys, values = (one.repeat_interleave(len(mine) // len(one), 0) for one in (keys, values))
+        scores = mine @ keys.transpose(1, 2) * (mine.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale)
+        scores = torch.tanh(scores / softcap) * softcap if softcap else scores
+        far = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
+        seen = (far >= 0) & ((far <= window_size[0]) | (window_size[0] < 0))
+        out.append((scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values).transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("rows", ["shared", "shared end to end"])
 @pytest.mark.parametrize("name", EVERY)
 def test_shared_equals_split_with_eager_attention(name: str, rows: str) -> None:
     assert_same(ours(name, rows, "eager"), ours(name, "split"))
@@ -236,18 +285,24 @@ def test_every_tested_type_is_tested_here() -> None:
     assert set(OPTIONS) <= TESTED - OWN
 
 
-@pytest.mark.parametrize(("rows", "long"), [("shared", 0), ("shared", 1 << 20), ("end to end", 0)])
-@pytest.mark.parametrize("kind", sorted(TESTED - OWN))
-def test_shared_equals_plain_forward_of_other_models(
-    kind: str, rows: str, long: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(layout, "LONG", long)
+def other_model(kind: str) -> Any:
+    """A small model of a type that has no card."""
     config = transformers.AutoConfig.for_model(kind, **families._text(**OPTIONS.get(kind, {})))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
     for weight in model.parameters():
         weight.data.mul_(4.0 if weight.ndim >= 2 else 1.0)
+    return model
+
+
+@pytest.mark.parametrize(("rows", "long"), [("shared", 0), ("shared", 1 << 20), ("shared end to end", 0)])
+@pytest.mark.parametrize("kind", sorted(TESTED - OWN))
+def test_shared_equals_plain_forward_of_other_models(
+    kind: str, rows: str, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "LONG", long)
+    model = other_model(kind)
     split, shared = batch("llama", "split"), batch("llama", rows)
     with torch.no_grad():
         made = model(input_ids=split["input_ids"], attention_mask=split["attention_mask"], use_cache=False).logits
@@ -256,6 +311,27 @@ def test_shared_equals_plain_forward_of_other_models(
         add_scoring(model, chunk=8)
         found = group_logps(model(**model_inputs(shared)), shared)["policy"]
     assert (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+
+
+def test_where_rows_must_be_padded() -> None:
+    for config in (*map(transformers.AutoConfig.for_model, UNTOLD), *map(families.config, families.MROPE)):
+        assert end_to_end(config, "split", "flash_attention_2") is None
+    assert end_to_end(families.config("llama"), "split", "sdpa") is None
+    assert end_to_end(families.config("llama"), "shared", "eager") is None
+
+
+@pytest.mark.parametrize("kind", sorted(TESTED - OWN - UNTOLD))
+def test_flash_attention_finds_the_rows_of_other_models(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_plain_kernel(monkeypatch)
+    model = other_model(kind)
+    add_scoring(model, chunk=8)
+    policies = []
+    for kernel, rows in (("sdpa", "split"), ("flash_attention_2", "split end to end")):
+        model.config._attn_implementation = kernel
+        made = batch("llama", rows)
+        with torch.no_grad():
+            policies.append(group_logps(model(**model_inputs(made)), made)["policy"])
+    assert (policies[0] - policies[1]).abs().max() <= TOLERANCE * policies[0].abs().max()
 
 
 # -- masks -----------------------------------------------------------------------------------------------------------
@@ -277,7 +353,7 @@ def test_allowed_by_definition(window: int | None) -> None:
                 assert bool(mask[r, 0, i, j]) == ((seen and near) or i == j), (r, i, j)
 
 
-@pytest.mark.parametrize("layout", ["shared", "end to end"])
+@pytest.mark.parametrize("layout", ["shared", "shared end to end"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_flex_attention_sees_the_same(window: int | None, layout: str) -> None:
     made = batch("llama", layout)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from swiftlike.losses.base import GroupLogps, LabelledLogps
-from swiftlike.trainers.records import RECORDS, Tally, group_record, labelled_record, only
+from swiftlike.trainers.records import RECORDS, Tally, computed, group_record, labelled_record, only
 
 
 def batch(rows: int = 3, columns: int = 2) -> dict[str, Any]:
@@ -131,6 +131,18 @@ def test_extremes_are_not_averaged() -> None:
         "min_reward": -4.0,
         "max_reward": -0.25,
     }
+
+
+@pytest.mark.parametrize(
+    ("told_by", "tokens"),
+    [
+        ({"segments": torch.tensor([[0, 0, 1, 2], [0, 1, -1, -1]])}, 6),
+        ({"attention_mask": torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]])}, 5),
+        ({}, 8),  # rows end to end, told apart by their positions
+    ],
+)
+def test_padding_is_counted(told_by: dict[str, torch.Tensor], tokens: int) -> None:
+    assert computed({"input_ids": torch.zeros(2, 4), **told_by}).tolist() == [tokens, 8]
 
 
 def test_margins_of_classes() -> None:
