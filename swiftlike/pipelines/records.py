@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -120,7 +121,8 @@ class Account:
 
     def write(self, output: Path, records: Iterable[dict[str, Any]]) -> int:
         """Write the output whole and, where rows went wrong, the file that says which. Gives the exit code."""
-        draft = output.with_name(f".{output.name}")
+        # pieces that end together may all find them complete: each writes the same, to a draft of its own
+        draft = output.with_name(f".{os.getpid()}.{os.urandom(4).hex()}.{output.name}")
         try:
             self.written = write(draft, records)
             beside = errors_file(output)

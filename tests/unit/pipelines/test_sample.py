@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,14 @@ def test_errors_go_to_a_file_beside_the_output(tmp_path: Path) -> None:
     assert not errors_file(output).exists()
     assert Account().write(tmp_path / "none.jsonl", []) == 1
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_pieces_that_end_together_all_write_the_whole(tmp_path: Path) -> None:
+    """Each has found all pieces complete; none takes away what another is writing."""
+    output = tmp_path / "whole.jsonl"
+    rows = [{"prompt": str(i), "completions": ["a", "b"]} for i in range(300)]
+    with ThreadPoolExecutor(6) as pool:
+        codes = list(pool.map(lambda _: Account().write(output, rows), range(60)))
+    assert set(codes) == {0}
+    assert [json.loads(line) for line in output.read_text().splitlines()] == rows
+    assert list(tmp_path.iterdir()) == [output]
