@@ -85,7 +85,7 @@ class TrainArgs:
         "auto", "shared: a prompt is computed once for all its completions; split: once for each"
     )
     padding_free: bool | None = arg(
-        None, "compute the rows of a batch end to end, without padding; none: wherever that is possible"
+        None, "compute the rows of a batch end to end, without padding; none: where that is possible and faster"
     )
     ref_logps: Literal["cache", "live"] = arg(
         "cache", "reference log-probabilities: computed once and kept on disk, or at every step"

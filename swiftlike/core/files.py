@@ -92,13 +92,18 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def draft_of(path: Path) -> Path:
+    """Where a file is written until it is whole: beside it, with its ending, and under a name that no other process
+    takes, on no other machine that shares the folder either."""
+    return path.with_name(f".{os.getpid()}.{os.urandom(4).hex()}.{path.name}")
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[IO[str]]:
     """A text file that appears under its name only when it is complete and on disk; its folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a folder may be shared by machines, where two processes may have one number
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    temporary = draft_of(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             yield file

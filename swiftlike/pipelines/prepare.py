@@ -97,7 +97,7 @@ def choose_end_to_end(requested: bool | None, config: Any, layout: str, attentio
             f"--padding_free is not possible with {attention} attention and --layout {layout}",
             hint="use --attn_impl sdpa --layout auto, or --padding_free false",
         )
-    return None if requested is False else longest
+    return {None: longest, True: 0, False: None}[requested]
 
 
 def encoder(run: Run, checkpoint: Checkpoint, every: bool) -> Encoder:

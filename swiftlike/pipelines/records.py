@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses as dc
 import hashlib
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import errors_file, write_jsonl
+from swiftlike.core.files import draft_of, errors_file, write_jsonl
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
 from swiftlike.data.files import Record
@@ -121,8 +120,7 @@ class Account:
 
     def write(self, output: Path, records: Iterable[dict[str, Any]]) -> int:
         """Write the output whole and, where rows went wrong, the file that says which. Gives the exit code."""
-        # pieces that end together may all find them complete: each writes the same, to a draft of its own
-        draft = output.with_name(f".{os.getpid()}.{os.urandom(4).hex()}.{output.name}")
+        draft = draft_of(output)  # pieces that end together may all find them complete: each then writes the whole
         try:
             self.written = write(draft, records)
             beside = errors_file(output)

@@ -296,7 +296,9 @@ def other_model(kind: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("rows", "long"), [("shared", 0), ("shared", 1 << 20), ("shared end to end", 0)])
+@pytest.mark.parametrize(
+    ("rows", "long"), [("shared", 0), ("shared", 1 << 20), ("shared end to end", 0), ("shared end to end", 1 << 20)]
+)
 @pytest.mark.parametrize("kind", sorted(TESTED - OWN))
 def test_shared_equals_plain_forward_of_other_models(
     kind: str, rows: str, long: int, monkeypatch: pytest.MonkeyPatch

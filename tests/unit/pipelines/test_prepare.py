@@ -96,6 +96,7 @@ def test_layout(folders: Path, words: list[str], kind: str, why: str) -> None:
         ([], layout.LONG),
         (["--padding_free", "true", "--attn_impl", "flex_attention"], 0),
         (["--attn_impl", "flash_attention_2", "--dry_run"], 0),
+        (["--padding_free", "true"], 0),
         (["--padding_free", "false"], None),
         (["--layout", "split"], None),
         (["--attn_impl", "eager"], None),
