@@ -12,6 +12,7 @@ from swiftlike.core.cache import cache_folder
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
+from swiftlike.models.features import look_once
 from swiftlike.models.load import DTYPES, NATIVE, fit_separator, load_model, locate, quantization, weight_dtype
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
@@ -36,6 +37,8 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
     model.enable_input_require_grads = lambda: None
     if checkpoint.adapter is not None:  # --max_image_tokens narrows what the model may expect of a picture
         same_tiles(model.config, checkpoint.config)
+        if run.tuner.sft_type == "lora" and card.needs_reference(run.loss):
+            look_once(model)
     add_scoring(model, run.train.logprob_chunk, card.temperature(run.loss))
     if run.tuner.sft_type == "full":
         freeze(model, source.card, run.tuner)

@@ -11,6 +11,7 @@ import pytest
 
 from swiftlike.data.bucketing import GroupSampler, Pick
 from swiftlike.models import attention
+from swiftlike.pipelines import assemble
 from swiftlike.pipelines import train as train_pipeline
 
 from .runs import Ran, same, train
@@ -138,3 +139,30 @@ def test_what_is_recomputed_changes_no_number(
     for every in (1, 2):
         same(plain, train("rlhf", tmp_path / str(every), checkpointing_every_n_layers=every, **usual))
     assert set(drawn) == ({False} if model == "tiny-llava1_6" else set())
+
+
+@pytest.mark.parametrize("model", ["tiny-llava1_6", "tiny-qwen2_5-vl", "tiny-internvl3"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_pictures_are_looked_at_once_for_policy_and_reference(
+    model: str, frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is trained is looked at by each for itself."""
+    build, looked = train_pipeline.build, []
+
+    def watched(*given: Any) -> Any:
+        trainer = build(*given)
+        tower = next(one for name, one in trainer.model.named_modules() if name.endswith(("vision_tower", "visual")))
+        tower.register_forward_hook(lambda *_: looked.append(1))
+        return trainer
+
+    monkeypatch.setattr(train_pipeline, "build", watched)
+    usual = {
+        "rlhf_type": "dpo", "model_type": model, "dataset": "demo-vl#8", "max_steps": 3, "batch_size": 2,
+        "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "ref_logps": "live", "dataloader_num_workers": 0,
+        "freeze_vit": frozen, "lora_target_modules": ["ALL"],
+    }  # fmt: skip
+    once = train("rlhf", tmp_path / "once", **usual)
+    count = len(looked)
+    monkeypatch.setattr(assemble, "look_once", lambda _: None)
+    same(once, train("rlhf", tmp_path / "twice", **usual))
+    assert len(looked) - count == (2 * count if frozen else count)
