@@ -14,6 +14,7 @@ import typer
 
 from swiftlike.cli.app import build_app
 from swiftlike.cli.commands import COMMANDS
+from swiftlike.core import collector
 from swiftlike.core.errors import suggestion
 from swiftlike.core.parent import end_with_parent
 
@@ -36,6 +37,7 @@ def entry() -> NoReturn:
     """The installed command. Once torch is loaded, the process ends without tearing its native threads down: they have
     been seen to abort while the interpreter exits (exit code 134 after a finished run)."""
     code = 0
+    collector.rarely()
     end_with_parent(os.environ)
     try:
         main()

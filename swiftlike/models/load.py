@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from swiftlike.core import collector
 from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
@@ -166,6 +167,7 @@ def choose_attention(source: Source, config: Any, requested: str | None) -> str:
 
 def load_model(source: Source, **keywords: Any) -> PreTrainedModel:
     """Weights included. Keywords are those of `from_pretrained` (dtype, attn_implementation, device_map, ...)."""
+    collector.as_usual()
     model = resolve(source.loader)(source.folder, **keywords)
     model.config.use_cache = False
     return model

@@ -67,6 +67,14 @@ def quiet_transformers() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def lean_trainer() -> None:
+    """Keep transformers' trainer from importing datasets, with pandas and pyarrow half a second: it would only ask
+    whether its rows are such tables, and ours never are."""
+    from transformers import utils
+
+    utils.is_datasets_available = lambda: False
+
+
 def loss_card(run: Run) -> LossCard:
     """The objective of a run."""
     return LOSSES.get("sft" if run.command == "sft" else run.rlhf.rlhf_type)
@@ -75,6 +83,7 @@ def loss_card(run: Run) -> LossCard:
 def run(run: Run) -> Trained | None:
     """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
     quiet_transformers()
+    lean_trainer()
     card = loss_card(run)
     checkpoint = open_checkpoint(run, weights=False)
     run = seeded(run)

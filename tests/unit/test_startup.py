@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,4 +49,18 @@ def test_cold_commands_import_nothing_heavy(code: int, words: str) -> None:
 def test_only_the_chosen_command_is_imported() -> None:
     script = CODE.format(heavy=("swiftlike.cli.commands.rlhf", "swiftlike.losses", "swiftlike.model_registry"))
     done = subprocess.run([sys.executable, "-c", script, "0", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_training_imports_no_tables(tmp_path: Path) -> None:
+    """datasets, pandas and pyarrow cost half a second, and transformers' trainer wants them only to recognise them."""
+    words = (
+        "rlhf --rlhf_type dpo --model_type tiny-llama --dataset demo#8 --max_steps 1 --eval_strategy no --save_strategy no "
+        f"--dataset_test_ratio 0 --report_to none --output_dir {tmp_path}"
+    )
+    heavy = ("datasets", "pandas", "pyarrow", "sklearn")
+    script = CODE.format(heavy=heavy)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "0", *words.split()], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
