@@ -15,19 +15,14 @@ NAME = "group_sdpa"
 
 
 class Block(NamedTuple):
-    """Queries `start` to `stop`, over the keys of the prompt, from `begin` to `end`, and their own. No mask: causal."""
+    """The next `length` queries of a row, over their own keys, and over those of the block `prompt` before them.
 
-    start: int
-    stop: int
-    begin: int
-    end: int
+    No mask: causal.
+    """
+
+    length: int
+    prompt: int | None
     mask: Tensor | None
-
-    def keys(self, states: Tensor) -> Tensor:
-        """The keys, or values, [1, heads, T, d] that the block sees."""
-        if self.start <= self.end:
-            return states[:, :, self.begin : self.stop]
-        return torch.cat([states[:, :, self.begin : self.end], states[:, :, self.start : self.stop]], 2)
 
 
 def use(model: Any) -> None:
@@ -63,15 +58,23 @@ def forward(
         return sdpa(module, query, key, value, attention_mask, **keywords)
     rows = []
     # a copy of the mask on another device has no blocks
-    for r, blocks in enumerate(getattr(attention_mask, "blocks", None) or _blocks(attention_mask)):
-        q, k, v = (states[r : r + 1] for states in (query, key, value))
+    packed = getattr(attention_mask, "blocks", None) or _blocks(attention_mask)
+    # split, not sliced: the gradient of a slice is a tensor of zeros as long as the row
+    for blocks, q, k, v in zip(packed, query.split(1), key.split(1), value.split(1), strict=True):
+        lengths = [one.length for one in blocks]
+        padding = q.shape[2] - sum(lengths)
+        queries, keys, values = (states.split([*lengths, padding], 2) for states in (q, k, v))
         done = [
-            sdpa(module, q[:, :, one.start : one.stop], one.keys(k), one.keys(v), one.mask, **keywords)[0]
-            for one in blocks
+            sdpa(module, queries[i], _seen(keys, i, one), _seen(values, i, one), one.mask, **keywords)[0]
+            for i, one in enumerate(blocks)
         ]
-        padding = q.new_zeros(1, q.shape[2] - blocks[-1].stop, q.shape[1], v.shape[-1])
-        rows.append(torch.cat([*done, padding], 1))
-    return torch.cat(rows), None
+        rows.append(torch.cat([*done, q.new_zeros(1, padding, q.shape[1], v.shape[-1])], 1))
+    return rows[0] if len(rows) == 1 else torch.cat(rows), None
+
+
+def _seen(parts: tuple[Tensor, ...], i: int, block: Block) -> Tensor:
+    """The keys, or values, [1, heads, T, d] that the `i`-th block sees."""
+    return parts[i] if block.prompt is None else torch.cat([parts[block.prompt], parts[i]], 2)
 
 
 def _blocks(packed: Tensor) -> list[list[Block]]:
@@ -83,22 +86,21 @@ def _blocks(packed: Tensor) -> list[list[Block]]:
         blocks: list[Block] = []
         for number in range(int(numbers[row >= 0].max()) + 1):
             lengths = torch.bincount(row[(row >= 0) & (numbers == number)]).tolist()
-            blocks += _group(lengths, blocks[-1].stop if blocks else 0, window, packed.device)
+            blocks += _group(lengths, len(blocks), window, packed.device)
         rows.append(blocks)
     return rows
 
 
-def _group(lengths: list[int], begin: int, window: int, device: torch.device) -> list[Block]:
-    """Of a group whose segments have these lengths. Completions that are short beside the prompt are one block: what
-    they compute in vain is little. A single one only goes on where the prompt ended."""
+def _group(lengths: list[int], before: int, window: int, device: torch.device) -> list[Block]:
+    """Of a group whose segments have these lengths, behind `before` other blocks. Completions that are short beside the
+    prompt are one block: what they compute in vain is little. A single one only goes on where the prompt ended."""
     prompt, *completions = lengths if len(lengths) > 2 else [sum(lengths)]
-    end = begin + prompt
-    blocks = [Block(begin, end, begin, begin, _mask([prompt], 0, window, device) if 0 < window < prompt else None)]
+    blocks = [Block(prompt, None, _mask([prompt], 0, window, device) if 0 < window < prompt else None)] * (prompt > 0)
     apart = not completions or sum(completions) > prompt
     for together in [[length] for length in completions] if apart else [completions]:
-        start = blocks[-1].stop
-        blocks.append(Block(start, start + sum(together), begin, end, _mask(together, prompt, window, device)))
-    return [one for one in blocks if one.stop > one.start]
+        mask = _mask(together, prompt, window, device)
+        blocks.append(Block(sum(together), before if prompt else None, mask))
+    return [one for one in blocks if one.length]
 
 
 def _mask(lengths: list[int], prompt: int, window: int, device: torch.device) -> Tensor:
