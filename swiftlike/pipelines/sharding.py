@@ -33,8 +33,13 @@ def connect(train: Any) -> None:
         PartialState().distributed_type = DistributedType.MULTI_GPU
 
 
-def share(reference: Reference | None, accelerator: Any) -> None:
-    """Spread a second model as the policy is: ZeRO-3 has loaded it in shards that need its hooks, FSDP has it whole."""
+def share(model: Any, reference: Reference | None, accelerator: Any) -> None:
+    """Say what FSDP's units are, and spread a second model as the policy will be: ZeRO-3 has loaded it in shards that
+    need its hooks, FSDP has it whole."""
+    if accelerator.is_fsdp2 and accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap is None:
+        there = {type(module).__name__ for module in model.modules()}  # transformers names those of all towers
+        units = [name for name in model._no_split_modules if name in there]
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = units
     copy = reference.inner if isinstance(reference, Stored) else reference
     if not isinstance(copy, FrozenCopy):
         return

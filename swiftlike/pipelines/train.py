@@ -234,7 +234,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         run=run,
         digest=data_digest(run, data),
     )
-    share(reference, trainer.accelerator)
+    share(model, reference, trainer.accelerator)
     if isinstance(reference, Stored) and sharded:
         reference.together = functools.partial(agreed, trainer.accelerator)
     observe(trainer, run, card, folder)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from .runs import Ran, distributed, same, train
+from .runs import Ran, distributed, same, train, write_rows
 
 ENGINES = {
     "zero1": {"deepspeed": "zero1"},
@@ -18,6 +19,7 @@ ENGINES = {
 }
 USUAL = {"model_type": "tiny-llama", "learning_rate": 1e-3, "max_steps": 20, "batch_size": 4}
 FULL = {"sft_type": "full", "learning_rate": 1e-4}
+PICTURES = {"model_type": "tiny-llava1_6", "batch_size": 2, "dataset_shuffle": False}
 TASKS: dict[str, dict[str, Any]] = {
     "dpo": {"rlhf_type": "dpo", "ref_logps": "live"},
     "dpo, full": {"rlhf_type": "dpo", **FULL},
@@ -25,12 +27,16 @@ TASKS: dict[str, dict[str, Any]] = {
     "beta_dpo": {"rlhf_type": "beta_dpo"},
     "reward model": {"rlhf_type": "rm"},
     "reward model, full": {"rlhf_type": "rm", **FULL},
-    "pictures": {"rlhf_type": "dpo", "model_type": "tiny-llava1_6", "batch_size": 2},
+    "pictures": {"rlhf_type": "dpo", **PICTURES},
     "pictures, full": {
-        **{"rlhf_type": "dpo", "model_type": "tiny-llava1_6", "batch_size": 2, **FULL},
-        **{"freeze_vit": False, "freeze_aligner": False},
+        "rlhf_type": "dpo",
+        **PICTURES,
+        **FULL,
+        "freeze_vit": False,
+        "freeze_aligner": False,
     },
 }
+MARGIN = "rewards/margins"
 CASES = [
     *[(engine, task) for engine in ("zero3", "fsdp2") for task in TASKS],
     *[(engine, task) for engine in ("zero1", "zero2") for task in ("dpo", "dpo, full", "pictures")],
@@ -39,8 +45,23 @@ CASES = [
 
 def flags_of(task: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Those of one process; 19 rows, so that a step at the end of an epoch is not full."""
-    rows = "mixed" if "pictures" in task else "labelled" if task == "kto" else "pairs"
+    rows = "every_second" if "pictures" in task else "labelled" if task == "kto" else "pairs"
     return USUAL | {"dataset": request.getfixturevalue(rows)} | TASKS[task]
+
+
+@pytest.fixture(scope="module")
+def every_second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 pairs, every second one with a picture: one process sees pictures, the other never. In a step without any, the
+    tower of a sharded model gets a gradient of zero, and that of another model none, which is another Adam step."""
+    folder = tmp_path_factory.mktemp("rows")
+    rows = []
+    for number in range(8):
+        row = {"query": f"What is number {number}?", "response": f"It is {number}.", "rejected_response": "No idea."}
+        if number % 2:
+            Image.new("RGB", (64, 64 + 32 * (number % 4)), (30 * number, 200, 90)).save(folder / f"{number}.png")
+            row |= {"query": "<image>" + row["query"], "images": [f"{number}.png"]}
+        rows.append(row)
+    return write_rows(folder / "rows.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +85,20 @@ def test_sharded_equals_alone(
         pytest.importorskip("deepspeed")
     flags = flags_of(task, request) | ENGINES[engine]
     flags |= {"batch_size": flags["batch_size"] // 2}
-    same(alone(task), distributed("rlhf", tmp_path / "sharded", **flags))
+    same(settled(alone(task)), settled(distributed("rlhf", tmp_path / "sharded", **flags)))
+
+
+def settled(ran: Ran) -> Ran:
+    """Without the accuracy of margins that are zero but for rounding."""
+    lines = [
+        {
+            name: value
+            for name, value in line.items()
+            if name != "rewards/accuracies" or abs(line["rewards/margins"]) > 1e-5
+        }
+        for line in ran.lines
+    ]
+    return dc.replace(ran, lines=lines)
 
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3", "fsdp2"])
