@@ -177,7 +177,8 @@ def fit_separator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """A row in both embeddings for a separator token that the checkpoint does not have: about the mean of the others,
     and the same whenever the checkpoint is loaded."""
     token = tokenizer.sep_token_id
-    if token is None or token < model.get_input_embeddings().weight.shape[0]:
+    weight = model.get_input_embeddings().weight
+    if token is None or token < getattr(weight, "ds_shape", weight.shape)[0]:
         return
     from transformers.utils import logging
 

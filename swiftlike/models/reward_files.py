@@ -75,11 +75,12 @@ def _filled_classifier(model: PreTrainedModel, rest: State, head: Tensor, pad_id
 def _classifier(model: PreTrainedModel, pad_id: int) -> PreTrainedModel:
     """The family's sequence classifier with one label, without weights. KeyError where there is none."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
+    from transformers.modeling_utils import set_zero3_state
 
     config = copy.deepcopy(model.config)
     config.num_labels, config.pad_token_id = 1, pad_id
     kind = CLASSIFIERS[type(config)]
-    with torch.device("meta"):
+    with set_zero3_state(), torch.device("meta"):  # the one says that ZeRO-3 need not fill and shard it
         return kind(config)
 
 

@@ -58,7 +58,8 @@ def base_of(model: Any) -> nn.Module:
 
 def hidden_size(model: nn.Module) -> int:
     """Features of the last hidden state."""
-    return model.get_output_embeddings().weight.shape[1]
+    weight = model.get_output_embeddings().weight
+    return getattr(weight, "ds_shape", weight.shape)[1]  # ZeRO-3 leaves nothing of a weight but its shape
 
 
 def freeze_language_head(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.models.load import choose_dtype
+from swiftlike.pipelines.sharding import connect, engine
 
 _SAME = """
 num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1
@@ -112,11 +113,13 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         values["accelerator_config"] = {"dispatch_batches": False}
     values |= _recompute(train) | engine(run)
     try:
-        return TrainingArguments(**(values | dict(run.hf)))
+        arguments = TrainingArguments(**(values | dict(run.hf)))
     except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(
             f"transformers refuses these flags: {(str(error).strip() or repr(error)).splitlines()[0]}"
         ) from error
+    connect(run.train)
+    return arguments
 
 
 def _recompute(train: Any) -> dict[str, Any]:
@@ -129,42 +132,3 @@ def _recompute(train: Any) -> dict[str, Any]:
     name = "activation_checkpointing" if new else "gradient_checkpointing"
     how = {"every_n_layers": train.checkpointing_every_n_layers, "offload": train.activation_offloading}
     return {name: train.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False} | how}
-
-
-def engine(run: Run) -> dict[str, Any]:
-    """DeepSpeed or FSDP keywords."""
-    values: dict[str, Any] = {}
-    if run.train.deepspeed:
-        values["deepspeed"] = deepspeed_config(run.train.deepspeed, run.train.max_grad_norm)
-    if run.train.fsdp:
-        values["fsdp"] = "full_shard" if run.train.fsdp == "fsdp2" else run.train.fsdp
-        values["fsdp_config"] = {"version": 2}
-    return values
-
-
-def deepspeed_config(name: str, clip: float) -> dict[str, Any] | str:
-    """A preset by name, or the file as it is. Clipping is set: DeepSpeed's own default is 1.0 whatever you ask."""
-    if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise UserError(f"--deepspeed {name}: there is no such file")
-        return name
-    presets = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
-    if name not in presets:
-        raise UserError(f"--deepspeed {name}: not one of {', '.join(presets)}, nor a .json file")
-    zero: dict[str, Any] = {"stage": presets[name]}
-    if presets[name] == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if name.endswith("offload"):
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-        if presets[name] == 3:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "zero_optimization": zero,
-        "gradient_clipping": clip,
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "train_batch_size": "auto",
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto"},
-        "zero_allow_untested_optimizer": True,
-    }

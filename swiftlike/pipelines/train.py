@@ -34,6 +34,7 @@ from swiftlike.pipelines.rewards import (
 )
 from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
+from swiftlike.pipelines.sharding import share
 
 log = get_logger(__name__)
 MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
@@ -233,6 +234,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         run=run,
         digest=data_digest(run, data),
     )
+    share(model, reference, trainer.accelerator)
     if isinstance(reference, Stored) and sharded:
         reference.together = functools.partial(agreed, trainer.accelerator)
     observe(trainer, run, card, folder)

@@ -104,13 +104,16 @@ def same(one: Ran, other: Ran, *, relative: float = 1e-4, absolute: float = 1e-5
         assert right == pytest.approx(left, rel=relative, abs=absolute)
 
 
-def start(command: str, out: Path, *, processes: int = 1, **flags: Any) -> Started:
+def start(
+    command: str, out: Path, *, processes: int = 1, environment: dict[str, str] | None = None, **flags: Any
+) -> Started:
     """Start the command in a process (or several) of its own; stdout and stderr are one text."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SWIFTLIKE_", "HF_"))}
     env |= {"SWIFTLIKE_CACHE": os.environ["SWIFTLIKE_CACHE"]}
     env |= {"OMP_NUM_THREADS": "1", MARK: (mark := uuid.uuid4().hex)}
     if processes > 1:
         env |= {"NPROC_PER_NODE": str(processes)}
+    env |= environment or {}
     argv = [sys.executable, "-m", "swiftlike", *words(command, {"output_dir": out, **flags})]
     process = Started(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     process.mark = mark

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .runs import distributed, same, train
+from .runs import distributed, free_port, read, same, start, train
 
 COMMON = {"learning_rate": 1e-3, "num_train_epochs": 2, "ref_logps": "live"}
 OBJECTIVES = {
@@ -58,3 +58,21 @@ def test_checkpoints_of_two_processes(labelled: Path, tmp_path: Path) -> None:
         assert {f"rng_state_{rank}.pth", f"objective_{rank}.pt"} <= names
     rest = distributed("rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / "checkpoint-2")
     same(rest, dc.replace(whole, lines=whole.lines[1:]), relative=0, absolute=0)
+
+
+def test_two_machines_equal_one(pairs: Path, tmp_path: Path) -> None:
+    """Two commands that differ in NODE_RANK only, with a torchrun each, that meet at MASTER_ADDR. The second machine
+    has a disk of its own: nothing of the run is written there."""
+    flags = COMMON | {"rlhf_type": "dpo", "rpo_alpha": 1, "dataset": pairs, "model_type": "tiny-llama"}
+    one = train("rlhf", tmp_path / "one", **flags, batch_size=4, gradient_accumulation_steps=2)
+    meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    machines = [
+        start(
+            "rlhf", tmp_path / f"machine_{rank}", environment=meeting | {"NODE_RANK": str(rank)}, add_version=False,
+            save_strategy="steps", save_steps=3, **flags, batch_size=2, gradient_accumulation_steps=2,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    texts = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], texts
+    same(one, read(tmp_path / "machine_0"))

@@ -17,15 +17,14 @@ from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.pipelines.settings import (
-    deepspeed_config,
     derive,
-    engine,
     interval,
     seeded,
     spaced_steps,
     total_steps,
     training_arguments,
 )
+from swiftlike.pipelines.sharding import deepspeed_config, engine
 
 
 @pytest.fixture(autouse=True)
