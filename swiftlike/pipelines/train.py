@@ -22,6 +22,7 @@ from swiftlike.models.load import locate
 from swiftlike.models.reference import Stored
 from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
+from swiftlike.pipelines.faults import train
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, digest, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import (
@@ -80,8 +81,9 @@ def loss_card(run: Run) -> LossCard:
     return LOSSES.get("sft" if run.command == "sft" else run.rlhf.rlhf_type)
 
 
-def run(run: Run) -> Trained | None:
-    """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
+def run(run: Run) -> Trained | int | None:
+    """Train. With `--dry_run`, show the plan and stop before weights are loaded. Stopped by SIGTERM, it gives the exit
+    code."""
     quiet_transformers()
     lean_trainer()
     card = loss_card(run)
@@ -116,8 +118,10 @@ def run(run: Run) -> Trained | None:
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
     trainer = build(run, checkpoint, card, data, folder)
-    trainer.train(resume_from_checkpoint=resume_folder(run))
+    code = train(trainer, run, resume_folder(run))
     leave_together()
+    if code:
+        return code
     if is_main():
         log.info("finished: %s", folder)
     return Trained(folder, _last_numbers(trainer.state.log_history))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
 from swiftlike.trainers.group import GroupTrainer
+from swiftlike.trainers.stopping import outlive
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 HEADS = ("v_head.", "score.", "lm_head.")
@@ -44,6 +46,12 @@ class CheckpointTrainer(GroupTrainer):
         self.source_folder, self.image_processor, self.run, self.digest = source_folder, image_processor, run, digest
         self._restored: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
+
+    def _get_dataloader(self, *args: Any, **keywords: Any) -> Any:
+        loader = super()._get_dataloader(*args, **keywords)
+        inner = getattr(loader, "base_dataloader", loader)  # of accelerate's wrapper: the one that starts workers
+        inner.worker_init_fn = functools.partial(outlive, inner.worker_init_fn)
+        return loader
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
