@@ -150,8 +150,9 @@ def _files(run: Run) -> list[str]:
         problems.append(f"--output_dir {run.train.output_dir}: {reason}")
     if run.train.resume_only_model and folder is None:
         problems.append("--resume_only_model needs --resume_from_checkpoint")
-    if run.train.ignore_data_skip and folder is None:
-        problems.append("--ignore_data_skip needs --resume_from_checkpoint")
+    for flag in ("ignore_data_skip", "resume_anyway"):
+        if getattr(run.train, flag) and folder is None:
+            problems.append(f"--{flag} needs --resume_from_checkpoint")
     return problems
 
 

@@ -67,6 +67,10 @@ class TrainArgs:
         None, "checkpoint folder to go on from; model and template are taken from it", aliases=("ckpt",)
     )
     resume_only_model: bool = arg(False, "take only the weights of that checkpoint and start the data anew")
+    resume_anyway: bool = arg(
+        False,
+        "go on from that checkpoint with other settings, data or code than it was made with; they are named",
+    )
     ignore_data_skip: bool = arg(False, "keep optimiser and step count but start the data anew")
     deepspeed: str | None = arg(
         None,

@@ -51,7 +51,8 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _code(rank: int, code: int) -> int:
-    """A process's exit code as a shell gives it. Says which process failed, unless it has said why itself (2, 130, 143)."""
+    """A process's exit code as a shell gives it. Says which process failed, unless that has said why: 2, and after
+    signals that it heard."""
     if code < 0:
         sys.stderr.write(f"swiftlike: process {rank} was ended by {signal.Signals(-code).name}\n")
         return 128 - code

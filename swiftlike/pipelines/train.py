@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import new_run_folder, read_args, write_args
+from swiftlike.core.files import new_run_folder, write_args
 from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
@@ -22,9 +22,10 @@ from swiftlike.models.load import locate
 from swiftlike.models.reference import Stored
 from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
+from swiftlike.pipelines.continuing import check_files, made_of, nothing_left, resume_folder
 from swiftlike.pipelines.faults import train
 from swiftlike.pipelines.plan import headline, make_plan
-from swiftlike.pipelines.prepare import Checkpoint, digest, encoder, open_checkpoint
+from swiftlike.pipelines.prepare import Checkpoint, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import (
     classifier_padding,
     end_tokens,
@@ -37,17 +38,6 @@ from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
 
 log = get_logger(__name__)
-MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
-LEARNING = {
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "seed",
-}
 
 
 @dc.dataclass(frozen=True)
@@ -87,6 +77,7 @@ def run(run: Run) -> Trained | int | None:
     quiet_transformers()
     lean_trainer()
     card = loss_card(run)
+    check_files(run)
     checkpoint = open_checkpoint(run, weights=False)
     run = seeded(run)
     data = read_data(run, checkpoint, card)
@@ -99,17 +90,8 @@ def run(run: Run) -> Trained | int | None:
         log.warning("%s", advice)
     data = decided(data, card)
     spaced = spaced_steps(run, len(data.train))
-    if (folder := resume_folder(run)) is not None:
-        from swiftlike.trainers.checkpoint import check_digest, steps_done
-        from swiftlike.trainers.spaced import name_checkpoints
-
-        check_same(run, folder)
-        check_digest(Path(folder), data_digest(run, data))
-        if steps_done(Path(folder)) >= total_steps(run, len(data.train)):
-            if spaced and is_main():
-                name_checkpoints(Path(folder).parent, spaced)
-            log.info("%s is the end of its run: nothing is left to train", folder)
-            return None
+    if resume_folder(run) is not None and nothing_left(run, data, spaced):
+        return None
     plan = make_plan(run, checkpoint, card, data.train)
     for line in plan.lines():
         log.info("%s", line)
@@ -136,31 +118,6 @@ def leave_together() -> None:
         dist.destroy_process_group()
 
 
-def data_digest(run: Run, data: Data) -> str:
-    """What a checkpoint remembers of the data: rows, and what decides their order."""
-    step = run.train.batch_size * run.train.gradient_accumulation_steps * world_size()
-    return digest(data.train, run.data.dataset_seed, step)
-
-
-def check_same(run: Run, folder: str) -> None:
-    """Refuse to continue with other values than the run was started with, where they decide what is learnt."""
-    found = read_args(folder)
-    saved, now = (found[1] if found else {}), run.flags()
-    sections = (run.model, run.tuner, run.loss, *([run.rlhf] if "rlhf" in run.sections else []))
-    fixed = {field.name for one in sections for field in dc.fields(one)} - MAY_CHANGE | LEARNING
-    changed = [
-        f"--{name}: {saved[name]} in the checkpoint, now {now[name]}"
-        for name in sorted(fixed & saved.keys() & now.keys())
-        if saved[name] != now[name]
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} cannot be continued with other settings:",
-            hint="leave them out, or start a new run from its weights: --resume_only_model true",
-            problems=changed,
-        )
-
-
 def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
     """The run folder: rank 0 names it, all ranks use it. A folder that holds another run is refused."""
     used = Path(run.train.output_dir) / "logging.jsonl"
@@ -182,11 +139,6 @@ def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
     if is_main():
         write_args(folder, run)
     return folder
-
-
-def resume_folder(run: Run) -> str | None:
-    """The checkpoint that training continues from, None for a fresh start or for its weights alone."""
-    return None if run.train.resume_only_model else run.train.resume_from_checkpoint
 
 
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
@@ -235,7 +187,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         image_processor=checkpoint.image_processor,
         classifier_pad=pad_id,
         run=run,
-        digest=data_digest(run, data),
+        made_of=made_of(run, data),
     )
     if isinstance(reference, Stored) and sharded:
         reference.together = functools.partial(agreed, trainer.accelerator)
