@@ -65,6 +65,7 @@ class Collator:
     | prompt_predict, prompt_targets, prompt_rows | [M] | prompt tokens, only with `prompt_nll` |
     | pool_at, pool_slots | [P] | instead of predict, targets, slots with `pooling`: flat positions whose hidden states
     a reward is read from, and the slot of each |
+    | origins | B texts | where the rows stand in the data |
     | keys | B lists of K | what a sequence's reference log-probability is stored under, only with `keys` |
     | scores [B, K]; label, margin, adversarial, real [B] | | what the data says |
 
@@ -88,6 +89,7 @@ class Collator:
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """One batch."""
+        origins = [_origin(item) for item in items]
         items = [self._with_partner(item) for item in items]
         size = max(len(item.group.completions) for item in items)
         lines = [line for b, item in enumerate(items) for line in self._lines(b, item, size)]
@@ -97,7 +99,7 @@ class Collator:
         picture = self.placeholder if self.adapter is not None and self.adapter.mrope else None
         batch["position_ids"] = positions(lines, [item.group for item in items], shape, picture)
         batch |= pools(lines, self.pooling, self.ends) if self.pooling else targets(lines)
-        batch |= self._facts(items, size)
+        batch |= self._facts(items, size) | {"origins": origins}
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
             batch |= prompts(lines, self.placeholder)
@@ -184,6 +186,12 @@ class Collator:
             return {}
         ids[0, -self.stand_in.tokens :] = self.placeholder
         return self.adapter.join([self.stand_in.pixels])
+
+
+def _origin(item: Item) -> str:
+    if item.partner is None:
+        return item.group.origin
+    return f"{item.group.origin} (and the answer of {item.partner.origin})"
 
 
 def _keys(group: Encoded) -> list[bytes]:

@@ -178,6 +178,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         loss_args=run.loss,
         reference=reference,
         shuffle=run.data.dataset_shuffle,
+        on_nan=run.train.on_nan,
         learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
         data_collator=collate,
         train_dataset=data.stream or groups(data.train, checkpoint, run),

@@ -16,7 +16,7 @@ from swiftlike.core.files import write_args
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
-from swiftlike.trainers.group import GroupTrainer
+from swiftlike.trainers.finite import FiniteTrainer
 from swiftlike.trainers.saving import rotate, whole_or_gone
 from swiftlike.trainers.stopping import outlive
 
@@ -25,7 +25,7 @@ HEADS = ("v_head.", "score.", "lm_head.")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
-class CheckpointTrainer(GroupTrainer):
+class CheckpointTrainer(FiniteTrainer):
     """Saves processor files, arguments and the objective's state, and continues from them exactly.
 
     `source_folder` is where the model came from, `run` what args.json will hold, `made_of` what a run that goes on
@@ -97,6 +97,7 @@ class CheckpointTrainer(GroupTrainer):
             "sum_of_losses": self._tr_loss.cpu(),
             "last_logged": self._globalstep_last_logged,
             "total": self._total_loss_scalar,
+            "skipped": (self.skipped, self.skipped_since_log),
         }
 
     def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
@@ -138,6 +139,7 @@ class CheckpointTrainer(GroupTrainer):
         self.tally.sums = {name: pair.to(device) for name, pair in self._restored["tally"].items()}
         self._tr_loss = self._restored["sum_of_losses"].to(device)
         self._globalstep_last_logged = self._restored["last_logged"]
+        self.skipped, self.skipped_since_log = self._restored.get("skipped", (0, 0))
 
 
 class _Restore(TrainerCallback):

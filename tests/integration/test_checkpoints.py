@@ -123,7 +123,7 @@ def test_an_unfinished_one_is_passed_over_aloud(copy: Path, tmp_path: Path, capl
     (copy / "checkpoint-3" / "swiftlike.json").unlink()
     assert newest_checkpoint(copy) == copy / "checkpoint-2"
     assert "checkpoint-3 is not whole; checkpoint-2 is taken" in caplog.text
-    with pytest.raises(UserError, match="is a run folder; its newest checkpoint is .*checkpoint-2"):
+    with pytest.raises(UserError, match=r"is a run folder; its newest checkpoint is .*checkpoint-2"):
         train("rlhf", tmp_path / "rest", resume_from_checkpoint=copy)
     with pytest.raises(UserError, match="is not a whole checkpoint") as caught:
         train("rlhf", tmp_path / "rest", resume_from_checkpoint=copy / "checkpoint-3")
