@@ -59,8 +59,10 @@ class CheckpointTrainer(FiniteTrainer):
         model = self.accelerator.unwrap_model(self.model)
         reward = self.card.record == "rewards"
         if isinstance(model, PreTrainedModel) and not reward:
-            super()._save(str(folder), state_dict)
-        else:
+            super()._save(str(folder), state_dict)  # on all ranks: sharded weights are gathered in it
+        if not self.args.should_save:
+            return
+        if reward or not isinstance(model, PreTrainedModel):
             folder.mkdir(parents=True, exist_ok=True)
             if reward:
                 save_reward_model(model, folder, state_dict, self.classifier_pad)
