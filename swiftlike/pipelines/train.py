@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from swiftlike.core.errors import UserError
-from swiftlike.core.files import new_run_folder, write_args
 from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
@@ -23,7 +21,8 @@ from swiftlike.models.reference import Stored
 from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
 from swiftlike.pipelines.continuing import check_files, made_of, nothing_left, resume_folder
-from swiftlike.pipelines.faults import train
+from swiftlike.pipelines.faults import explained, train
+from swiftlike.pipelines.folders import shared_folder
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import (
@@ -99,9 +98,10 @@ def run(run: Run) -> Trained | int | None:
         return None
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
-    trainer = build(run, checkpoint, card, data, folder)
-    code = train(trainer, run, resume_folder(run))
-    leave_together()
+    with explained(run, folder):
+        trainer = build(run, checkpoint, card, data, folder)
+        code = train(trainer, run, resume_folder(run))
+        leave_together()
     if code:
         return code
     if is_main():
@@ -116,29 +116,6 @@ def leave_together() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
-    """The run folder: rank 0 names it, all ranks use it. A folder that holds another run is refused."""
-    used = Path(run.train.output_dir) / "logging.jsonl"
-    if not run.train.add_version and used.is_file() and resume_folder(run) is None:
-        raise UserError(
-            f"{run.train.output_dir} already holds a run", hint="give another --output_dir, or leave --add_version true"
-        )
-    name = run.model.model_type or checkpoint.source.name
-    folder = new_run_folder(run.train.output_dir, name, add_version=run.train.add_version) if is_main() else None
-    if world_size() > 1:
-        import torch.distributed as dist
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.cuda.is_available())
-        box = [str(folder)]
-        dist.broadcast_object_list(box, src=0)
-        folder = Path(box[0])
-    assert folder is not None
-    if is_main():
-        write_args(folder, run)
-    return folder
 
 
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
