@@ -75,7 +75,14 @@ class Terminated(TrainerCallback):
 
 def outlive(start: Callable[[int], None] | None, worker: int) -> None:
     """Begin a data loader's worker: SIGTERM to a process group is for the process that trains, which still needs it.
-    A worker ends when that process does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    From that process itself, which sends it at its own end, the worker takes it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_heed_the_parent, daemon=True).start()
     if start is not None:
         start(worker)
+
+
+def _heed_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

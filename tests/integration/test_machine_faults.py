@@ -87,19 +87,24 @@ def wait_for_a_checkpoint(folder: Path, process: Started) -> None:
 def test_a_folder_is_written_by_one_run_at_a_time(pairs: Path, tmp_path: Path) -> None:
     """Also by one that would go on there. The lock ends with its process, workers that outlive it or not."""
     out, flags = tmp_path / "out", COMMON | {"dataset": pairs, "add_version": False}
-    slow = flags | {"max_steps": 200, "plugin": plugin(tmp_path, SLOW), "dataloader_num_workers": 2}
+    slow = flags | {
+        "max_steps": 200,
+        "save_total_limit": 999,
+        "plugin": plugin(tmp_path, SLOW),
+        "dataloader_num_workers": 2,
+    }
     process = start("rlhf", out, **slow)
     try:
         wait_for_a_checkpoint(out, process)
         for more in ({}, {"resume_from_checkpoint": latest(out)}):
             with pytest.raises(UserError, match=rf"process {process.pid} on .* is writing {out}") as caught:
-                train("rlhf", out, **flags | more, max_steps=2)
+                train("rlhf", out, **flags | more, max_steps=200)
             assert "--output_dir" in caught.value.hint
     finally:
         process.kill()
         process.communicate()
     done = int(latest(out).name.rpartition("-")[2])
-    rest = train("rlhf", out, **flags, resume_from_checkpoint=latest(out), resume_anyway=True, max_steps=done + 1)
+    rest = train("rlhf", out, **flags, resume_from_checkpoint=latest(out), max_steps=done + 1)
     assert rest.lines[-1]["step"] == f"{done + 1}/{done + 1}"
 
 
@@ -129,7 +134,10 @@ def test_a_worker_that_dies_ends_the_run_with_its_reason(pairs: Path, tmp_path: 
     process = start("rlhf", tmp_path / "out", **flags, plugin=plugin(tmp_path, SLOW))
     wait_for_a_checkpoint(tmp_path / "out", process)
     os.kill(max(started_by(process)), signal.SIGKILL)
-    text, _ = process.communicate(timeout=240)
+    try:
+        text, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 2, text
     assert "a process that loads data has died" in text
     assert f"the newest whole checkpoint is {latest(tmp_path / 'out')}" in text
