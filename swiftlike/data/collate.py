@@ -65,7 +65,7 @@ class Collator:
     | prompt_predict, prompt_targets, prompt_rows | [M] | prompt tokens, only with `prompt_nll` |
     | pool_at, pool_slots | [P] | instead of predict, targets, slots with `pooling`: flat positions whose hidden states
     a reward is read from, and the slot of each |
-    | origins | B texts | where the rows stand in the data |
+    | origins | B texts | where the rows stand in the data, only with `origins` |
     | keys | B lists of K | what a sequence's reference log-probability is stored under, only with `keys` |
     | scores [B, K]; label, margin, adversarial, real [B] | | what the data says |
 
@@ -82,6 +82,7 @@ class Collator:
     placeholder: int | None = None
     prompt_nll: bool = False
     keys: bool = False
+    origins: bool = False
     stand_in: StandIn | None = None
     pooling: str | None = None
     ends: frozenset[int] = frozenset()
@@ -99,10 +100,12 @@ class Collator:
         picture = self.placeholder if self.adapter is not None and self.adapter.mrope else None
         batch["position_ids"] = positions(lines, [item.group for item in items], shape, picture)
         batch |= pools(lines, self.pooling, self.ends) if self.pooling else targets(lines)
-        batch |= self._facts(items, size) | {"origins": origins}
+        batch |= self._facts(items, size)
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
             batch |= prompts(lines, self.placeholder)
+        if self.origins:
+            batch["origins"] = origins
         if self.keys:
             batch["keys"] = [_keys(item.group) for item in items]
         return batch

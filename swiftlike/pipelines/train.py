@@ -142,6 +142,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         placeholder=encoder(run, checkpoint, False).placeholder,
         prompt_nll=card.needs_prompt_nll(run.loss),
         keys=isinstance(reference, Stored),
+        origins=True,
         # not for DDP: it copes, and a gradient of zero is another optimiser step than none
         stand_in=stand_in(checkpoint) if world_size() > 1 and sharded else None,
         pooling=pooling_of(run, card),
