@@ -150,8 +150,9 @@ def _files(run: Run) -> list[str]:
         problems.append(f"--output_dir {run.train.output_dir}: {reason}")
     if run.train.resume_only_model and folder is None:
         problems.append("--resume_only_model needs --resume_from_checkpoint")
-    if run.train.ignore_data_skip and folder is None:
-        problems.append("--ignore_data_skip needs --resume_from_checkpoint")
+    for flag in ("ignore_data_skip", "resume_anyway"):
+        if getattr(run.train, flag) and folder is None:
+            problems.append(f"--{flag} needs --resume_from_checkpoint")
     return problems
 
 
@@ -260,6 +261,8 @@ def _train(run: Run) -> list[str]:
         problems.append("--dataloader_num_workers: a stream is read by the training process itself; give 0 or nothing")
     if train.deepspeed and train.fsdp:
         problems.append("--deepspeed and --fsdp both shard the model; give one of them")
+    if train.deepspeed and train.on_nan == "skip":
+        problems.append("--on_nan skip: not with --deepspeed, whose optimiser moves the weights before one can look")
     problems += _spaced(run) if train.num_save_checkpoint is not None else []
     missing: list[Any] = [name for name in train.plugin if not Path(name).is_file()]
     return problems + [f"--plugin: no file {name!r}" for name in missing]

@@ -31,6 +31,10 @@ class TrainArgs:
     adam_beta2: float = arg(0.95, "Adam's memory of its square", ge=0, le=1)
     adam_epsilon: float = arg(1e-8, "Adam's floor of the denominator", ge=0)
     max_grad_norm: float = arg(1.0, "gradients are clipped to this norm; 0: not clipped", ge=0)
+    on_nan: Literal["stop", "skip"] = arg(
+        "stop",
+        "when a step's loss or gradient is not finite: stop and name its rows, or leave the step out on all ranks",
+    )
     optim: str = arg("adamw_torch", "optimiser, by transformers' name")
     gradient_checkpointing: bool = arg(True, "recompute activations in the backward pass: less memory, slower")
     checkpointing_every_n_layers: int = arg(
@@ -67,6 +71,10 @@ class TrainArgs:
         None, "checkpoint folder to go on from; model and template are taken from it", aliases=("ckpt",)
     )
     resume_only_model: bool = arg(False, "take only the weights of that checkpoint and start the data anew")
+    resume_anyway: bool = arg(
+        False,
+        "go on from that checkpoint with other settings, data or code than it was made with; they are named",
+    )
     ignore_data_skip: bool = arg(False, "keep optimiser and step count but start the data anew")
     deepspeed: str | None = arg(
         None,

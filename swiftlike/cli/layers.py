@@ -13,10 +13,11 @@ from swiftlike.args import hf, refused
 from swiftlike.args.environment import environment_problems, environment_values
 from swiftlike.cli.commands import COMMANDS, load
 from swiftlike.cli.normalise import Words, normalise
+from swiftlike.core.checksums import refuse_damaged
 from swiftlike.core.coerce import coerce
 from swiftlike.core.declare import Command
 from swiftlike.core.errors import UserError
-from swiftlike.core.files import ARGS, named_folders, newest_checkpoint, read_args, read_document
+from swiftlike.core.files import ARGS, RECORDS, named_folders, newest_checkpoint, read_args, read_document
 from swiftlike.core.flags import Flags, nearest
 from swiftlike.core.merge import DEFAULT, Extra, Given, Run, merge
 
@@ -30,6 +31,7 @@ OF_THIS_START = frozenset(
         "add_version",
         "resume_from_checkpoint",
         "resume_only_model",
+        "resume_anyway",
         "ignore_data_skip",
         "dry_run",
         "run_name",
@@ -104,6 +106,8 @@ def _saved(flags: Flags, layers: Iterable[Iterable[Given]]) -> list[Given]:
             asked[flag.name] = given.raw[0] if isinstance(given.raw, list) and given.raw else given.raw
     for name in CHECKPOINTS:
         folder = _folder(name, str(asked.get(name) or ""))
+        if folder and name == "resume_from_checkpoint":
+            refuse_damaged(folder, only=RECORDS)  # what is read here; the other files when the command runs
         found = read_args(folder) if folder else None
         if found:
             weights_only = str(asked.get("resume_only_model", "false")).lower() in ("true", "1", "yes", "on")

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import swiftlike
 from swiftlike.core.errors import UserError
+from swiftlike.core.log import get_logger
 from swiftlike.core.merge import HIDDEN, Run
 
 ARGS = "args.json"
@@ -131,15 +132,29 @@ def new_run_folder(output_dir: str | Path, name: str, *, add_version: bool = Tru
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The `checkpoint-N` of a run folder with the highest N, None when it has none."""
-    found = {int(match[1]): one for one in Path(folder).iterdir() if (match := re.fullmatch(_CHECKPOINT, one.name))}
-    return found[max(found)] if found else None
+    """The `checkpoint-N` of a run folder with the highest N, None when it has none. Those that were cut off while they
+    were written are passed over, with a warning; where none says that it is whole, another program wrote them."""
+    found = [path for _, path in _checkpoints(folder)]
+    whole = whole_checkpoints(folder)
+    if whole and whole[-1] != found[-1]:
+        cut = [path.name for path in found[found.index(whole[-1]) + 1 :]]
+        get_logger(__name__).warning("%s: %s not whole; %s is taken", folder, _are(cut), whole[-1].name)
+    return (whole or found or [None])[-1]
 
 
 def whole_checkpoints(folder: str | Path) -> list[Path]:
     """The `checkpoint-N` of a run folder that were written to their end, the newest last."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if (path / WHOLE).is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for _, path in _checkpoints(folder) if (path / WHOLE).is_file()]
+
+
+def _checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+    there = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    named = ((re.fullmatch(_CHECKPOINT, path.name), path) for path in there)
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def _are(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def latest(run_folder: str | Path) -> Path:

@@ -65,6 +65,7 @@ class Collator:
     | prompt_predict, prompt_targets, prompt_rows | [M] | prompt tokens, only with `prompt_nll` |
     | pool_at, pool_slots | [P] | instead of predict, targets, slots with `pooling`: flat positions whose hidden states
     a reward is read from, and the slot of each |
+    | origins | B texts | where the rows stand in the data, only with `origins` |
     | keys | B lists of K | what a sequence's reference log-probability is stored under, only with `keys` |
     | scores [B, K]; label, margin, adversarial, real [B] | | what the data says |
 
@@ -81,6 +82,7 @@ class Collator:
     placeholder: int | None = None
     prompt_nll: bool = False
     keys: bool = False
+    origins: bool = False
     stand_in: StandIn | None = None
     pooling: str | None = None
     ends: frozenset[int] = frozenset()
@@ -88,6 +90,7 @@ class Collator:
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """One batch."""
+        origins = [_origin(item) for item in items]
         items = [self._with_partner(item) for item in items]
         size = max(len(item.group.completions) for item in items)
         lines = [line for b, item in enumerate(items) for line in self._lines(b, item, size)]
@@ -101,6 +104,8 @@ class Collator:
         batch |= pixels or self._stand_in(batch["input_ids"])
         if self.prompt_nll:
             batch |= prompts(lines, self.placeholder)
+        if self.origins:
+            batch["origins"] = origins
         if self.keys:
             batch["keys"] = [_keys(item.group) for item in items]
         return batch
@@ -184,6 +189,12 @@ class Collator:
             return {}
         ids[0, -self.stand_in.tokens :] = self.placeholder
         return self.adapter.join([self.stand_in.pixels])
+
+
+def _origin(item: Item) -> str:
+    if item.partner is None:
+        return item.group.origin
+    return f"{item.group.origin} (and the answer of {item.partner.origin})"
 
 
 def _keys(group: Encoded) -> list[bytes]:

@@ -242,7 +242,7 @@ def hidden_states(
     ).last_hidden_state.flatten(0, 1)
 
 
-NOT_MODEL = ("slots", "tokens", "present", "real", "scores", "label", "margin", "adversarial", "keys")
+NOT_MODEL = ("slots", "tokens", "present", "real", "scores", "label", "margin", "adversarial", "keys", "origins")
 PROMPT = ("prompt_predict", "prompt_targets", "prompt_rows")
 
 

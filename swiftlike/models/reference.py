@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from swiftlike.core.log import warn_once
 from swiftlike.models.logps import group_logps, model_inputs
 
 # Files beside the weights that change what they compute
@@ -79,6 +80,10 @@ class FrozenCopy:
         return _logps(self.model, batch)
 
 
+_MEMORY = ":memory:"
+_TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value REAL)"
+
+
 class Stored:
     """Another reference, asked once per sequence ever: its numbers are kept on disk.
 
@@ -87,18 +92,31 @@ class Stored:
     makes all ranks compute or none, which sharded models need.
     """
 
-    def __init__(self, inner: Reference, path: Path, together: Any = None) -> None:
+    def __init__(self, inner: Reference, path: Path | None, together: Any = None) -> None:
         self.inner, self.path, self.together = inner, path, together
         self.hits = self.misses = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._open().execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, value REAL)").connection.close()
         self._connection: sqlite3.Connection | None = None
+        try:
+            if path is None:
+                raise OSError("the cache folder cannot be made")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open().execute(_TABLE).connection.close()
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._in_memory(error)
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        connection = sqlite3.connect(self.path or _MEMORY, timeout=60, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
+
+    def _in_memory(self, reason: Exception) -> None:
+        """Where the file cannot be used: read-only, on a full disk, damaged, or locked for a minute."""
+        where = f" in {self.path}" if self.path else ""
+        warn_once(f"reference log-probabilities are not kept for the next run{where}: {reason}")
+        self.path = None
+        self._connection = self._open()
+        self._connection.execute(_TABLE)
 
     def __call__(self, policy: nn.Module, batch: dict[str, Any]) -> Tensor:
         """Stored numbers where all of the batch is known, else the inner reference's, which are then stored."""
@@ -120,16 +138,26 @@ class Stored:
         return torch.tensor(rows, dtype=torch.float32, device=batch["tokens"].device)
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        self._connection = self._connection or self._open()
         marks = ",".join("?" * len(keys))
-        return dict(self._connection.execute(f"SELECT key, value FROM logps WHERE key IN ({marks})", keys))
+        try:
+            self._connection = self._connection or self._open()
+            return dict(self._connection.execute(f"SELECT key, value FROM logps WHERE key IN ({marks})", keys))
+        except sqlite3.DatabaseError as error:
+            self._in_memory(error)
+            return {}
 
     def _write(self, fresh: dict[bytes, float]) -> None:
         assert self._connection is not None
-        with contextlib.closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.executemany("INSERT OR IGNORE INTO logps VALUES (?, ?)", fresh.items())
-            cursor.execute("COMMIT")
+        try:
+            with contextlib.closing(self._connection.cursor()) as cursor:
+                cursor.execute("BEGIN IMMEDIATE")
+                cursor.executemany("INSERT OR IGNORE INTO logps VALUES (?, ?)", fresh.items())
+                cursor.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            if self.path is None:
+                raise
+            self._in_memory(error)
+            self._write(fresh)
 
 
 def fingerprint(folders: Sequence[Path], **how: Any) -> str:

@@ -108,7 +108,11 @@ def make_reference(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Pat
         **{"options": run.model.model_kwargs, "pictures": checkpoint.adapter and dc.astuple(checkpoint.adapter.budget)},
         "temperature": card.temperature(run.loss),
     }
-    return Stored(inner, cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite")
+    try:
+        cache: Path | None = cache_folder("ref_logps") / f"{fingerprint(folders, **how)}.sqlite"
+    except UserError:
+        cache = None
+    return Stored(inner, cache)
 
 
 def changes_base(tuner: Any) -> bool:

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+# Seconds that processes have after SIGTERM to finish a step and save before they are killed; torchrun's own are 30.
+# Those whose neighbour has failed get 30 all the same.
+LEAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # read by swiftlike.cli.launch; without the underscore it would be taken for a flag
 
 
@@ -21,6 +24,7 @@ def main(words: Sequence[str]) -> NoReturn:
     """Run torchrun and end as its first failing process did: 128 + n after signal n, so 130 after Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="swiftlike-") as folder:
         os.environ[SPOKEN] = str(Path(folder) / "spoken")
+        os.environ.update({name: value for name, value in LEAVING.items() if name not in os.environ})
         try:
             code = _run(words)
         except KeyboardInterrupt:  # before torchrun minds signals itself
@@ -47,11 +51,12 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _code(rank: int, code: int) -> int:
-    """A process's exit code as a shell gives it. Says which process failed, unless it has said why itself (2, 130)."""
+    """A process's exit code as a shell gives it. Says which process failed, unless that has said why: 2, and after
+    signals that it heard."""
     if code < 0:
         sys.stderr.write(f"swiftlike: process {rank} was ended by {signal.Signals(-code).name}\n")
         return 128 - code
-    if code not in (2, 130):
+    if code not in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         sys.stderr.write(f"swiftlike: process {rank} failed with exit code {code}\n")
     return code
 

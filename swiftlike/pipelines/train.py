@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from swiftlike.core.errors import UserError
-from swiftlike.core.files import new_run_folder, read_args, write_args
 from swiftlike.core.log import get_logger, is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Groups
@@ -22,8 +20,11 @@ from swiftlike.models.load import locate
 from swiftlike.models.reference import Stored
 from swiftlike.models.tuning import learning_rates
 from swiftlike.pipelines.assemble import make_reference, may_train_vision, policy
+from swiftlike.pipelines.continuing import check_files, made_of, nothing_left, resume_folder
+from swiftlike.pipelines.faults import explained, train
+from swiftlike.pipelines.folders import shared_folder
 from swiftlike.pipelines.plan import headline, make_plan
-from swiftlike.pipelines.prepare import Checkpoint, digest, encoder, open_checkpoint
+from swiftlike.pipelines.prepare import Checkpoint, encoder, open_checkpoint
 from swiftlike.pipelines.rewards import (
     classifier_padding,
     end_tokens,
@@ -37,17 +38,6 @@ from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_ste
 from swiftlike.pipelines.sharding import share
 
 log = get_logger(__name__)
-MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
-LEARNING = {
-    "learning_rate",
-    "lr_scheduler_type",
-    "weight_decay",
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "seed",
-}
 
 
 @dc.dataclass(frozen=True)
@@ -81,11 +71,13 @@ def loss_card(run: Run) -> LossCard:
     return LOSSES.get("sft" if run.command == "sft" else run.rlhf.rlhf_type)
 
 
-def run(run: Run) -> Trained | None:
-    """Train. With `--dry_run`, show the plan and stop before weights are loaded."""
+def run(run: Run) -> Trained | int | None:
+    """Train. With `--dry_run`, show the plan and stop before weights are loaded. Stopped by SIGTERM, it gives the exit
+    code."""
     quiet_transformers()
     lean_trainer()
     card = loss_card(run)
+    check_files(run)
     checkpoint = open_checkpoint(run, weights=False)
     run = seeded(run)
     data = read_data(run, checkpoint, card)
@@ -98,17 +90,8 @@ def run(run: Run) -> Trained | None:
         log.warning("%s", advice)
     data = decided(data, card)
     spaced = spaced_steps(run, len(data.train))
-    if (folder := resume_folder(run)) is not None:
-        from swiftlike.trainers.checkpoint import check_digest, steps_done
-        from swiftlike.trainers.spaced import name_checkpoints
-
-        check_same(run, folder)
-        check_digest(Path(folder), data_digest(run, data))
-        if steps_done(Path(folder)) >= total_steps(run, len(data.train)):
-            if spaced and is_main():
-                name_checkpoints(Path(folder).parent, spaced)
-            log.info("%s is the end of its run: nothing is left to train", folder)
-            return None
+    if resume_folder(run) is not None and nothing_left(run, data, spaced):
+        return None
     plan = make_plan(run, checkpoint, card, data.train)
     for line in plan.lines():
         log.info("%s", line)
@@ -116,9 +99,12 @@ def run(run: Run) -> Trained | None:
         return None
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
-    trainer = build(run, checkpoint, card, data, folder)
-    trainer.train(resume_from_checkpoint=resume_folder(run))
-    leave_together()
+    with explained(run, folder):
+        trainer = build(run, checkpoint, card, data, folder)
+        code = train(trainer, run, resume_folder(run))
+        leave_together()
+    if code:
+        return code
     if is_main():
         log.info("finished: %s", folder)
     return Trained(folder, _last_numbers(trainer.state.log_history))
@@ -131,59 +117,6 @@ def leave_together() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def data_digest(run: Run, data: Data) -> str:
-    """What a checkpoint remembers of the data: rows, and what decides their order."""
-    step = run.train.batch_size * run.train.gradient_accumulation_steps * world_size()
-    return digest(data.train, run.data.dataset_seed, step)
-
-
-def check_same(run: Run, folder: str) -> None:
-    """Refuse to continue with other values than the run was started with, where they decide what is learnt."""
-    found = read_args(folder)
-    saved, now = (found[1] if found else {}), run.flags()
-    sections = (run.model, run.tuner, run.loss, *([run.rlhf] if "rlhf" in run.sections else []))
-    fixed = {field.name for one in sections for field in dc.fields(one)} - MAY_CHANGE | LEARNING
-    changed = [
-        f"--{name}: {saved[name]} in the checkpoint, now {now[name]}"
-        for name in sorted(fixed & saved.keys() & now.keys())
-        if saved[name] != now[name]
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} cannot be continued with other settings:",
-            hint="leave them out, or start a new run from its weights: --resume_only_model true",
-            problems=changed,
-        )
-
-
-def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
-    """The run folder: rank 0 names it, all ranks use it. A folder that holds another run is refused."""
-    used = Path(run.train.output_dir) / "logging.jsonl"
-    if not run.train.add_version and used.is_file() and resume_folder(run) is None:
-        raise UserError(
-            f"{run.train.output_dir} already holds a run", hint="give another --output_dir, or leave --add_version true"
-        )
-    name = run.model.model_type or checkpoint.source.name
-    folder = new_run_folder(run.train.output_dir, name, add_version=run.train.add_version) if is_main() else None
-    if world_size() > 1:
-        import torch.distributed as dist
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.cuda.is_available())
-        box = [str(folder)]
-        dist.broadcast_object_list(box, src=0)
-        folder = Path(box[0])
-    assert folder is not None
-    if is_main():
-        write_args(folder, run)
-    return folder
-
-
-def resume_folder(run: Run) -> str | None:
-    """The checkpoint that training continues from, None for a fresh start or for its weights alone."""
-    return None if run.train.resume_only_model else run.train.resume_from_checkpoint
 
 
 def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: Path) -> Any:
@@ -210,6 +143,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         placeholder=encoder(run, checkpoint, False).placeholder,
         prompt_nll=card.needs_prompt_nll(run.loss),
         keys=isinstance(reference, Stored),
+        origins=True,
         # not for DDP: it copes, and a gradient of zero is another optimiser step than none
         stand_in=stand_in(checkpoint) if world_size() > 1 and sharded else None,
         pooling=pooling_of(run, card),
@@ -223,6 +157,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         loss_args=run.loss,
         reference=reference,
         shuffle=run.data.dataset_shuffle,
+        on_nan=run.train.on_nan,
         learning_rates=learning_rates(model, source.card, run.tuner, run.train.learning_rate),
         data_collator=collate,
         train_dataset=data.stream or groups(data.train, checkpoint, run),
@@ -232,7 +167,7 @@ def build(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, folder: 
         image_processor=checkpoint.image_processor,
         classifier_pad=pad_id,
         run=run,
-        digest=data_digest(run, data),
+        made_of=made_of(run, data),
     )
     share(model, reference, trainer.accelerator)
     if isinstance(reference, Stored) and sharded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -10,23 +11,25 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from swiftlike.core.errors import UserError
-from swiftlike.core.files import WHOLE, has_optimiser, write_args, write_json
+from swiftlike.core.checksums import seal
+from swiftlike.core.files import write_args
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
 from swiftlike.models.reward_head import base_of
-from swiftlike.trainers.group import GroupTrainer
+from swiftlike.trainers.finite import FiniteTrainer
+from swiftlike.trainers.saving import rotate, whole_or_gone
+from swiftlike.trainers.stopping import outlive
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 HEADS = ("v_head.", "score.", "lm_head.")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 
 
-class CheckpointTrainer(GroupTrainer):
+class CheckpointTrainer(FiniteTrainer):
     """Saves processor files, arguments and the objective's state, and continues from them exactly.
 
-    `source_folder` is where the model came from, `run` what args.json will hold, `digest` what data it was. With a
-    `classifier_pad`, its padding token, a reward model is saved as a sequence classifier.
+    `source_folder` is where the model came from, `run` what args.json will hold, `made_of` what a run that goes on
+    must have as well. With a `classifier_pad`, its padding token, a reward model is saved as a sequence classifier.
     """
 
     def __init__(
@@ -35,15 +38,21 @@ class CheckpointTrainer(GroupTrainer):
         source_folder: Path,
         image_processor: Any,
         run: Run,
-        digest: str,
+        made_of: dict[str, Any],
         classifier_pad: int | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__(*args, **keywords)
         self.classifier_pad = classifier_pad
-        self.source_folder, self.image_processor, self.run, self.digest = source_folder, image_processor, run, digest
+        self.source_folder, self.image_processor, self.run, self.made_of = source_folder, image_processor, run, made_of
         self._restored: dict[str, Any] | None = None
         self.add_callback(_Restore(self))
+
+    def _get_dataloader(self, *args: Any, **keywords: Any) -> Any:
+        loader = super()._get_dataloader(*args, **keywords)
+        inner = getattr(loader, "base_dataloader", loader)  # of accelerate's wrapper: the one that starts workers
+        inner.worker_init_fn = functools.partial(outlive, inner.worker_init_fn)
+        return loader
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:  # all ranks come here; what is sharded has been gathered
@@ -52,8 +61,10 @@ class CheckpointTrainer(GroupTrainer):
         model = self.accelerator.unwrap_model(self.model)
         reward = self.card.record == "rewards"
         if isinstance(model, PreTrainedModel) and not reward:
-            super()._save(str(folder), state_dict)
-        else:
+            super()._save(str(folder), state_dict)  # on all ranks: sharded weights are gathered in it
+        if not self.args.should_save:
+            return
+        if reward or not isinstance(model, PreTrainedModel):
             folder.mkdir(parents=True, exist_ok=True)
             if reward:
                 save_reward_model(model, folder, state_dict, self.classifier_pad)
@@ -67,29 +78,36 @@ class CheckpointTrainer(GroupTrainer):
         write_args(folder, self.run)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if not self.args.save_only_model:  # every rank has its own
-            torch.save(
-                {
-                    "loss": self.state_of_loss,
-                    "seen": self.seen,
-                    "tally": self.tally.sums,
-                    "sum_of_losses": self._tr_loss.cpu(),
-                    "last_logged": self._globalstep_last_logged,
-                    "total": self._total_loss_scalar,
-                },
-                folder / f"objective_{self.args.process_index}.pt",
-            )
-        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # older ones go when this one is whole
+        with whole_or_gone(folder, self.args.should_save):
+            super()._save_checkpoint(model, trial)
+            if not self.args.save_only_model:  # every rank has its own
+                torch.save(self._own(), folder / f"objective_{self.args.process_index}.pt")
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(folder, {"step": self.state.global_step, **self.made_of})
+        self.args.save_total_limit = limit
         if self.args.should_save:
-            write_json(folder / WHOLE, {"step": self.state.global_step, "data": self.digest})
+            best = self.state.best_model_checkpoint
+            rotate(folder.parent, limit, {folder, *([Path(best)] if best else [])})
+
+    def _own(self) -> dict[str, Any]:
+        """What the log and the objective have gathered, for `restore`."""
+        return {
+            "loss": self.state_of_loss,
+            "seen": self.seen,
+            "tally": self.tally.sums,
+            "sum_of_losses": self._tr_loss.cpu(),
+            "last_logged": self._globalstep_last_logged,
+            "total": self._total_loss_scalar,
+            "skipped": (self.skipped, self.skipped_since_log),
+        }
 
     def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
         """Train, from the start or from a checkpoint folder."""
         if resume_from_checkpoint is not None:
             folder = Path(resume_from_checkpoint)
-            check_digest(folder, self.digest)
             path = folder / f"objective_{self.args.process_index}.pt"
             first = folder / "objective_0.pt"  # of a run with fewer ranks: what the objective knows is the same on all
             if first.is_file():
@@ -125,6 +143,7 @@ class CheckpointTrainer(GroupTrainer):
         self.tally.sums = {name: pair.to(device) for name, pair in self._restored["tally"].items()}
         self._tr_loss = self._restored["sum_of_losses"].to(device)
         self._globalstep_last_logged = self._restored["last_logged"]
+        self.skipped, self.skipped_since_log = self._restored.get("skipped", (0, 0))
 
 
 class _Restore(TrainerCallback):
@@ -156,23 +175,3 @@ def save_processor(source: Path, folder: Path, image_processor: Any) -> None:
 def steps_done(folder: Path) -> int:
     """Optimiser steps behind a checkpoint."""
     return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-
-
-def check_digest(folder: Path, digest: str) -> None:
-    """Refuse to continue on other data than the checkpoint was made with."""
-    mark = folder / WHOLE
-    if not mark.is_file():
-        raise UserError(
-            f"{folder} is not a whole checkpoint: it has no {WHOLE}, so it is unfinished or not written by swiftlike",
-            hint="name the one before it, or start from its weights alone: --resume_only_model true",
-        )
-    if not has_optimiser(folder):
-        raise UserError(
-            f"{folder} holds weights only (--save_only_model): training cannot go on exactly",
-            hint="start anew from its weights: --resume_only_model true",
-        )
-    if json.loads(mark.read_text(encoding="utf-8"))["data"] != digest:
-        raise UserError(
-            f"{folder} was trained on other data (or another template, order or length limit) than this run has",
-            hint="use the same data flags, or start from its weights alone: --resume_only_model true",
-        )

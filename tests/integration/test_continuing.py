@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import swiftlike
 from swiftlike.cli.commands import load
 from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
 from swiftlike.models.tiny import cached
 from swiftlike.pipelines.train import run
 
-from .runs import train
+from .runs import read, train
 
 FLAGS = {"model": "tiny-llama", "dataset": "demo#16", "batch_size": "4", "learning_rate": "1e-2", "lora_alpha": "64"}
 
@@ -48,6 +50,55 @@ def test_other_settings_are_refused(whole, tmp_path: Path, words: tuple[str, str
 def test_another_objective_is_refused(whole, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="simpo"):
         resumed(tmp_path, whole.folder / "checkpoint-2", "--rlhf_type", "simpo")
+
+
+# -- the same data and code, or said -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> tuple[Path, Path]:
+    """The checkpoint of a run with a plugin, and that plugin."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("ANSWER = 42\n")
+    ran = train("rlhf", tmp_path / "ran", **FLAGS, save_strategy="steps", save_steps="1", max_steps="2", plugin=plugin)
+    return ran.folder / "checkpoint-1", plugin
+
+
+def test_other_code_is_named_and_refused(named: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint, plugin = named
+    mark = checkpoint / "swiftlike.json"
+    facts = json.loads(mark.read_text())
+    assert facts["swiftlike"] == swiftlike.__version__
+    plugin.write_text("ANSWER = 43\n")
+    mark.write_text(json.dumps(facts | {"swiftlike": "0.0.1"}))
+    with pytest.raises(UserError, match="cannot be continued by this run") as caught:
+        resumed(tmp_path / "more", checkpoint)
+    assert list(caught.value.problems) == [
+        f"swiftlike 0.0.1 wrote it, this is {swiftlike.__version__}",
+        "--plugin plugin.py: its content has changed since the checkpoint was written",
+    ]
+    assert "--resume_anyway true" in caught.value.hint
+    assert not (tmp_path / "more").exists()
+
+
+def test_it_goes_on_anyway_and_says_what_differs(
+    named: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, plugin = named
+    plugin.write_text("ANSWER = 43\n")
+    words = ["--resume_anyway", "true", "--dataset", "demo#12", "--learning_rate", "1e-3"]
+    done = resumed(tmp_path / "more", checkpoint, *words)
+    assert [line["step"] for line in read(done.folder).lines] == ["2/2"]
+    said = [record.getMessage() for record in caplog.records if "--resume_anyway: " in record.getMessage()]
+    assert len(said) == 3
+    for line, words in zip(said, ("--learning_rate: 0.01", "other data", "plugin.py: its content"), strict=True):
+        assert words in line
+
+
+def test_another_shape_cannot_go_on_anyway(whole, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--lora_rank: 8 in the checkpoint, now 4") as caught:
+        resumed(tmp_path, whole.folder / "checkpoint-2", "--lora_rank", "4", "--resume_anyway", "true")
+    assert "--resume_anyway" not in caught.value.hint
 
 
 def test_a_finished_run_is_not_trained_further(whole, tmp_path: Path) -> None:
