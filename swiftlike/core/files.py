@@ -27,7 +27,12 @@ _FORMAT = 1  # of args.json; a change that old readers would misread raises it
 
 
 def file_facts(path: Path) -> tuple[str, int, Any]:
-    """(name, bytes, what changes with the content): a digest, or of large files the time of the last change."""
+    """(name, bytes, what changes with the content): a digest, or of large files the time of the last change.
+
+    UserError when it is no file: a pipe would be waited for, and a device never ends.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
     found = path.stat()
     if found.st_size > _DIGESTED:
         return str(path), found.st_size, found.st_mtime_ns
