@@ -61,6 +61,9 @@ class ModelArgs:
     quant_method: Literal["bnb", "gptq", "awq"] = arg(
         "bnb", "what quantises: bitsandbytes (bnb); gptq and awq are for `swiftlike export`", restore="adapter"
     )
+    use_safetensors: bool = arg(
+        True, "weights that are pickles (*.bin) are refused; false: read them, numbers only", restore="adapter"
+    )
     model_kwargs: dict[str, Any] = arg({}, "further arguments of from_pretrained, as JSON")
     template: str | None = arg(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses as dc
 import importlib
 import json
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.optional import require
+from swiftlike.core.pickles import refuse_pickled_model
 from swiftlike.model_registry.card import ModelCard, TemplateCard
 from swiftlike.model_registry.match import find, settle
 
@@ -44,7 +46,8 @@ class Source:
 def locate(model: Any, weights: bool = True) -> Source:
     """Find the checkpoint that `run.model` names; fetch it from a hub when it is not on this machine.
 
-    `weights` False fetches only configuration and tokenizer (`--dry_run`, `check`).
+    `weights` False fetches only configuration and tokenizer (`--dry_run`, `check`). UserError for pickled weights,
+    unless `run.model.use_safetensors` is off: torch then reads numbers out of them and refuses anything else.
     """
     match = find(model.model, model.model_type)
     if match.builtin is not None:
@@ -55,6 +58,8 @@ def locate(model: Any, weights: bool = True) -> Source:
         folder = _download(match.source(model.use_hf), model, weights)
     match = settle(match, read_config(folder))
     assert match.card is not None
+    if weights and model.use_safetensors:
+        refuse_pickled_model(folder)
     return Source(
         name=match.name,
         id=match.id_or_path,
@@ -168,7 +173,10 @@ def choose_attention(source: Source, config: Any, requested: str | None) -> str:
 def load_model(source: Source, **keywords: Any) -> PreTrainedModel:
     """Weights included. Keywords are those of `from_pretrained` (dtype, attn_implementation, device_map, ...)."""
     collector.as_usual()
-    model = resolve(source.loader)(source.folder, **keywords)
+    try:
+        model = resolve(source.loader)(source.folder, **keywords)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{source.folder}: its weights are a pickle that holds more than numbers: {error}") from None
     model.config.use_cache = False
     return model
 

@@ -36,7 +36,15 @@ from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
 
 log = get_logger(__name__)
-MAY_CHANGE = {"device_map", "max_memory", "attn_impl", "use_hf", "model_kwargs", "trust_remote_code", "model_revision"}
+MAY_CHANGE = {
+    "device_map",
+    "max_memory",
+    "attn_impl",
+    "use_hf",
+    "model_kwargs",
+    "trust_remote_code",
+    "model_revision",
+} | {"use_safetensors"}
 LEARNING = {
     "learning_rate",
     "lr_scheduler_type",
