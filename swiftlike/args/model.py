@@ -80,4 +80,6 @@ class ModelArgs:
     system: str | None = arg(
         None, "system prompt of rows that have none; none: the template's own, '' for no system prompt", restore=True
     )
-    trust_remote_code: bool = arg(False, "refused when true: code from a hub is never run")
+    trust_remote_code: bool = arg(
+        False, "true: run code that comes with a checkpoint, where transformers lacks its architecture"
+    )

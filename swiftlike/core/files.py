@@ -14,7 +14,8 @@ from typing import IO, Any
 
 import swiftlike
 from swiftlike.core.errors import UserError
-from swiftlike.core.merge import HIDDEN, Run
+from swiftlike.core.merge import Run
+from swiftlike.core.secrets import holds_hidden
 
 ARGS = "args.json"
 _OLD_ARGS = "sft_args.json"  # ms-swift v2
@@ -201,7 +202,7 @@ def _saved(path: Path) -> dict[str, Any]:
     if record.get("format", _FORMAT) > _FORMAT:
         raise UserError(f"{path} was written by swiftlike {record['swiftlike']}", hint="pip install -U swiftlike")
     derived = {flag for flag, source in record.get("origin", {}).items() if source == "derived"}  # to be derived again
-    return {flag: value for flag, value in args.items() if value != HIDDEN and flag not in derived}
+    return {flag: value for flag, value in args.items() if not holds_hidden(value) and flag not in derived}
 
 
 def read_document(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from swiftlike.datasets_registry.card import BadRow
 Records = Iterator[tuple[dict[str, Any] | BadRow, str]]
 _BATCH = 256  # rows in memory at once
 _RECORD = 256  # bytes at least that a row costs us, so that columns of nothing are bounded too
+# Text that is not UTF-8, a date after the year 9999, a time zone that nobody knows.
+_NO_VALUE = (ValueError, OverflowError, LookupError, SystemError)
+_DAMAGED = (*_NO_VALUE, MemoryError)  # the same in the names of columns; a length that asks for any amount of memory
 
 
 def parquet_records(file: IO[bytes], name: str) -> Records:
@@ -26,7 +29,7 @@ def parquet_records(file: IO[bytes], name: str) -> Records:
         opened = parquet.ParquetFile(seekable)
         _refuse_doubles(opened.schema_arrow.names, name)
         yield from _batches(opened.iter_batches(batch_size=_BATCH), name, size)
-    except (pa.ArrowException, MemoryError) as error:  # damaged lengths ask for any amount of memory
+    except (pa.ArrowException, *_DAMAGED) as error:
         raise UserError(f"{name} is not a whole parquet file: {error}") from error
 
 
@@ -45,7 +48,7 @@ def arrow_records(file: IO[bytes], name: str) -> Records:
             batches = iter(reader)
         _refuse_doubles(reader.schema.names, name)
         yield from _batches(batches, name, size)
-    except (pa.ArrowException, MemoryError) as error:
+    except (pa.ArrowException, *_DAMAGED) as error:
         raise UserError(f"{name} is not a whole arrow file: {error}") from error
 
 
@@ -95,7 +98,3 @@ def _record(row: Any) -> dict[str, Any] | BadRow:
         except _NO_VALUE as error:
             return BadRow("cannot be read", f"{column!r}: {error}")
     return row.to_pylist()[0]
-
-
-# Text that is not UTF-8, a date after the year 9999, a time zone that nobody knows.
-_NO_VALUE = (ValueError, OverflowError, LookupError)

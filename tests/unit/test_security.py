@@ -47,7 +47,7 @@ def _runs_shell(name: str, call: ast.Call, words: dict[str, str]) -> bool:
 
 
 def _trusts(name: str, call: ast.Call, words: dict[str, str]) -> bool:
-    return words.get("trust_remote_code", "False") not in ("False", "trusted(folder)")
+    return words.get("trust_remote_code", "False") not in ("False", "source.remote", "trust_remote_code", "trusted")
 
 
 def _runs_text(name: str, call: ast.Call, words: dict[str, str]) -> bool:
