@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zlib
@@ -108,6 +109,7 @@ KINDS = st.sampled_from(["auto", "pair", "labelled", "ranked", "completion"])
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(
     max_examples=FILES, deadline=None, derandomize=FILES < 1000, database=None, suppress_health_check=list(HealthCheck)
 )
@@ -147,6 +149,31 @@ def test_any_depth_is_answered(tmp_path: Path) -> None:
             path = tmp_path / "a.jsonl"
             path.write_text(f'{{"{key}": {"[" * depth}{"]" * depth}}}\n')
             assert str(path) in answered(path, "auto", False)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"k" * 5_000_000: 1}, {f"key_{n}": n for n in range(200_000)}, {"messages": [{"role": "k" * 5_000_000}]}],
+    ids=["key", "keys", "value"],
+)
+def test_a_message_is_short_however_long_its_cause(tmp_path: Path, record: dict[str, Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    with bounded():
+        said = answered(path, "auto", False)
+    assert f"{path}:1: " in said
+    assert len(said) < 20_000
+
+
+def test_damaged_offsets_are_seen_before_they_are_followed(tmp_path: Path) -> None:
+    offsets, text = pa.py_buffer(struct.pack("<3i", 0, 1 << 30, 2)), pa.py_buffer(b"ab")
+    column = pa.StringArray.from_buffers(2, offsets, text)
+    table = pa.table({"query": column})
+    path = tmp_path / "a.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with bounded():
+        assert f"{path} is not a whole arrow file" in answered(path, "auto", True)
 
 
 # -- bombs ------------------------------------------------------------------------------------------------------------
