@@ -1,6 +1,6 @@
 """Are the installed packages known to be vulnerable? `make audit` runs pip-audit, which has an environment of its own.
 
-Exit code 0: every package was looked up and none is known to be. 1: some are. 2: nothing could be looked up, or not all.
+Exit code 0: every package was looked up, and none is known to be. 1: some are. 2: not all could be looked up.
 """
 
 from __future__ import annotations

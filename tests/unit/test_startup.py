@@ -55,8 +55,8 @@ def test_only_the_chosen_command_is_imported() -> None:
 def test_training_imports_no_tables(tmp_path: Path) -> None:
     """datasets, pandas and pyarrow cost half a second, and transformers' trainer wants them only to recognise them."""
     words = (
-        "rlhf --rlhf_type dpo --model_type tiny-llama --dataset demo#8 --max_steps 1 --eval_strategy no --save_strategy no "
-        f"--dataset_test_ratio 0 --report_to none --output_dir {tmp_path}"
+        "rlhf --rlhf_type dpo --model_type tiny-llama --dataset demo#8 --max_steps 1 --eval_strategy no "
+        f"--save_strategy no --dataset_test_ratio 0 --report_to none --output_dir {tmp_path}"
     )
     heavy = ("datasets", "pandas", "pyarrow", "sklearn")
     script = CODE.format(heavy=heavy)
