@@ -30,10 +30,6 @@ _NO_DATA = (
 NO_MODEL_TO_USE = (
     "no model: give --ckpt_dir (a checkpoint of a training run), or --model (an id, a folder or a registered name)"
 )
-_REMOTE_CODE = (
-    "--trust_remote_code true: code from a hub is never run; use a checkpoint whose architecture transformers has "
-    "itself, or add the family in a --plugin"
-)
 _QUANTISED_ON_LOADING = (
     "--quant_method {}: weights are quantised while they are loaded with bnb only; `swiftlike export` writes GPTQ and "
     "AWQ models, which load without these flags"
@@ -55,8 +51,6 @@ def using(run: Run) -> list[str]:
     use, model = run.use, run.model
     named = model.model or model.model_type or use.ckpt_dir or use.adapters
     problems = [] if named else [NO_MODEL_TO_USE]
-    if model.trust_remote_code:
-        problems.append(_REMOTE_CODE)
     problems += _quantised(run)
     whole = False
     if use.ckpt_dir:
@@ -112,10 +106,8 @@ def _choosing(run: Run) -> list[str]:
 
 
 def data(run: Run) -> list[str]:
-    """Problems of the data section, and code of strangers."""
+    """Problems of the data section."""
     rows, problems = run.data, [] if run.data.dataset else [_NO_DATA]
-    if run.model.trust_remote_code:
-        problems.append(_REMOTE_CODE)
     if rows.interleave_prob and len(rows.interleave_prob) != len(rows.dataset):
         problems.append(f"--interleave_prob has {len(rows.interleave_prob)} numbers for {len(rows.dataset)} data sets")
     if rows.interleave_prob and abs(sum(rows.interleave_prob) - 1) > 1e-6:

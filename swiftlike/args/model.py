@@ -61,6 +61,9 @@ class ModelArgs:
     quant_method: Literal["bnb", "gptq", "awq"] = arg(
         "bnb", "what quantises: bitsandbytes (bnb); gptq and awq are for `swiftlike export`", restore="adapter"
     )
+    use_safetensors: bool = arg(
+        True, "weights that are pickles (*.bin) are refused; false: read them, numbers only", restore="adapter"
+    )
     model_kwargs: dict[str, Any] = arg({}, "further arguments of from_pretrained, as JSON")
     template: str | None = arg(
         None,
@@ -77,4 +80,6 @@ class ModelArgs:
     system: str | None = arg(
         None, "system prompt of rows that have none; none: the template's own, '' for no system prompt", restore=True
     )
-    trust_remote_code: bool = arg(False, "refused when true: code from a hub is never run")
+    trust_remote_code: bool = arg(
+        False, "true: run code that comes with a checkpoint, where transformers lacks its architecture"
+    )

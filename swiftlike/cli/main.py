@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 from typing import NoReturn
@@ -22,6 +23,8 @@ from swiftlike.core.parent import end_with_parent
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run `swiftlike argv` and end the process."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what data files hold is not always what a terminal can write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         name, rest = _command(words)
         build_app()(args=[name, "--", *rest] if name else rest, prog_name="swiftlike")

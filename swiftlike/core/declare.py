@@ -36,7 +36,7 @@ def arg(  # noqa: PLR0913 - one keyword per fact about an argument; every one is
     spec |= {"values": values or {}, "old": old or {}, "secret": secret}
     if isinstance(default, list | dict):
         return dc.field(default_factory=default.copy, metadata=spec)
-    return dc.field(default=default, metadata=spec)
+    return dc.field(default=default, metadata=spec, repr=not secret)
 
 
 @dataclass_transform(field_specifiers=(arg,), kw_only_default=True, frozen_default=True)

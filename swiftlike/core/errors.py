@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from swiftlike.core.secrets import scrub
+
 
 class UserError(Exception):
     """Something in the user's input is wrong. `hint` says how to mend it; `problems` lists several at once."""
@@ -17,7 +19,7 @@ class UserError(Exception):
         lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
         if self.hint:
             lines.append(f"  {self.hint}")
-        return "\n".join(lines)
+        return scrub("\n".join(lines))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from typing import IO, Any
 import swiftlike
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
-from swiftlike.core.merge import HIDDEN, Run
+from swiftlike.core.merge import Run
+from swiftlike.core.secrets import holds_hidden
 
 ARGS = "args.json"
 _OLD_ARGS = "sft_args.json"  # ms-swift v2
@@ -28,7 +29,12 @@ _FORMAT = 1  # of args.json; a change that old readers would misread raises it
 
 
 def file_facts(path: Path) -> tuple[str, int, Any]:
-    """(name, bytes, what changes with the content): a digest, or of large files the time of the last change."""
+    """(name, bytes, what changes with the content): a digest, or of large files the time of the last change.
+
+    UserError when it is no file: a pipe would be waited for, and a device never ends.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
     found = path.stat()
     if found.st_size > _DIGESTED:
         return str(path), found.st_size, found.st_mtime_ns
@@ -211,7 +217,7 @@ def _saved(path: Path) -> dict[str, Any]:
     if record.get("format", _FORMAT) > _FORMAT:
         raise UserError(f"{path} was written by swiftlike {record['swiftlike']}", hint="pip install -U swiftlike")
     derived = {flag for flag, source in record.get("origin", {}).items() if source == "derived"}  # to be derived again
-    return {flag: value for flag, value in args.items() if value != HIDDEN and flag not in derived}
+    return {flag: value for flag, value in args.items() if not holds_hidden(value) and flag not in derived}
 
 
 def read_document(path: str | Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from swiftlike.core.secrets import scrub
+
 ROOT = "swiftlike"
 _QUIET = ("transformers", "datasets", "accelerate", "peft", "huggingface_hub", "modelscope", "torch.distributed")
 _SILENT = ("httpx", "httpcore", "urllib3", "filelock", "fsspec", "PIL", "matplotlib", "absl", "tensorboard", "h5py")
@@ -44,7 +46,7 @@ class _Format(logging.Formatter):
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         who = f"[rank {rank()}] " if rank() else ""
         text = f"{self.formatTime(record, '%H:%M:%S')} {who}{level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return scrub(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 def get_logger(name: str = ROOT) -> logging.Logger:

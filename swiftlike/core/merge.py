@@ -6,13 +6,13 @@ import dataclasses as dc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from swiftlike.core import secrets
 from swiftlike.core.declare import Command
 from swiftlike.core.errors import UserError, suggestion
 from swiftlike.core.flags import Flags, nearest
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-HIDDEN = "(hidden)"
 
 
 class Given(NamedTuple):
@@ -53,7 +53,7 @@ class Run:
     def flags(self) -> dict[str, Any]:
         """Every value, flat, extra TrainingArguments fields included; secrets are hidden."""
         values = {field.name: _public(field, value) for _, field, value in self._fields()}
-        return {**values, **self.hf}
+        return {**values, **secrets.public(self.hf)}
 
     def replace(self, source: str, **values: Any) -> Run:
         """The same run with some values changed; `source` says why, as in "derived: lora". KeyError: no such flag."""
@@ -70,7 +70,7 @@ class Run:
 
 
 def _public(field: dc.Field[Any], value: Any) -> Any:
-    return HIDDEN if value and field.metadata.get("secret") else value
+    return secrets.HIDDEN if value and field.metadata.get("secret") else secrets.public(value, field.name)
 
 
 def refuse(flags: Flags) -> Extra:
@@ -134,7 +134,10 @@ class _Merging:
                 self.origin[name], self.written[name] = given.source, given.written
 
     def _read(self, given: Given) -> dict[str, Any]:
-        if given.flag not in self.flags:
+        flag = self.flags.get(given.flag)
+        if flag.field.metadata["secret"] if flag else secrets.is_secret(given.flag):
+            secrets.remember(given.raw)  # before anything can complain about it
+        if flag is None:
             found = dict(self.extra(given.flag, given.raw))
             self.hf.update(found)
             return found

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from swiftlike.data.media import MAX_BYTES, image_size, is_file, open_image
+from swiftlike.data.media import MAX_BYTES, image_size, is_file, is_on_the_web, open_image
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.row import Image, Row, Turns
 
@@ -48,7 +48,7 @@ class Pictures:
             raise self._bad[key]
         if key in self.sizes:
             return
-        if isinstance(image.source, str) and image.source.startswith(("http://", "https://")):
+        if isinstance(image.source, str) and is_on_the_web(image.source):
             self.not_looked_at += 1
             return
         try:

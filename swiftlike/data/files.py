@@ -6,16 +6,20 @@ A record that cannot be read comes as the BadRow that says why, so that the read
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from swiftlike.core.errors import UserError
+from swiftlike.data.columnar import arrow_records, parquet_records
+from swiftlike.data.unpacked import Unpacked
 from swiftlike.datasets_registry.card import BadRow
 from swiftlike.datasets_registry.syntax import DATA_SUFFIXES
 
@@ -23,10 +27,10 @@ Record = dict[str, Any] | BadRow
 Records = Iterator[tuple[Record, str]]
 
 MAX_LINE = 256 << 20  # bytes of one JSON line; pictures as base64 fit, a broken file without line ends does not
-_BATCH = 256  # rows of a parquet or arrow file in memory at once
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "args.json")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _HELD_OUT = ("test", "valid", "validation", "eval", "dev")
 
 
@@ -98,8 +102,9 @@ def begins_with_lines(path: Path) -> bool:
 
 def _open(path: Path, packed: bool) -> IO[bytes]:
     if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
+        what = "not a file: it is a folder, a pipe or a device" if path.exists() else "no such file"
+        raise UserError(f"{what}: {path}")
+    return io.BufferedReader(Unpacked(path), 1 << 17) if packed else path.open("rb")
 
 
 def _sniff(file: IO[bytes], path: Path) -> Callable[[IO[bytes], str], Records]:
@@ -107,7 +112,7 @@ def _sniff(file: IO[bytes], path: Path) -> Callable[[IO[bytes], str], Records]:
     if start[:1] in (b"{", b"["):
         return _json
     if start[:4] == b"PAR1":
-        return _parquet
+        return parquet_records
     raise UserError(f"{path} is of no known type", hint=f"known are {', '.join(DATA_SUFFIXES)}")
 
 
@@ -162,13 +167,25 @@ def _record(line: bytes) -> Record:
     if b"\0" in line:
         return BadRow("NUL bytes", "the file was not written to its end, or is not text")
     try:
-        return _object(json.loads(line.rstrip().decode("utf-8")))
+        return _object(_DECODER.decode(line.rstrip().decode("utf-8")))
     except UnicodeDecodeError as error:
         return BadRow("not UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
     except json.JSONDecodeError as error:
         return BadRow("not JSON", f"{error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
         return BadRow("not JSON", str(error))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. ValueError when a key is in it twice: readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!a} is given twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _object(value: Any) -> Record:
@@ -200,7 +217,6 @@ def _first_line_is_whole(file: IO[bytes]) -> bool:
 
 def _elements(text: str, name: str) -> Records:
     """Elements of an array or a sequence of objects; behind a broken one nothing can be trusted, so reading ends."""
-    decoder = json.JSONDecoder()
     place, line, counted = _blank(text, 0, ""), 1, 0
     is_array = text[place : place + 1] == "["
     place = _blank(text, place + is_array, "")
@@ -208,7 +224,7 @@ def _elements(text: str, name: str) -> Records:
         line += text.count("\n", counted, place)
         counted = place
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             at = line + text.count("\n", counted, error.pos) if isinstance(error, json.JSONDecodeError) else line
             why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
@@ -222,10 +238,9 @@ def _elements(text: str, name: str) -> Records:
 
 def _blank(text: str, place: int, comma: str) -> int:
     """The next place that is not blank; at most one comma is passed over."""
-    while place < len(text) and (text[place] in " \t\r\n" or text[place] == comma):
-        if text[place] == comma:
-            comma = ""
-        place += 1
+    place = _SPACE.match(text, place).end()  # type: ignore[union-attr] - it matches nothing, too
+    if comma and text[place : place + 1] == comma:
+        place = _SPACE.match(text, place + 1).end()  # type: ignore[union-attr]
     return place
 
 
@@ -235,11 +250,8 @@ def _table(delimiter: str) -> Callable[[IO[bytes], str], Records]:
         csv.field_size_limit(MAX_LINE)  # the standard 128 kB is less than a long answer
         # Bytes that are not UTF-8 come through as surrogates, so that they can be told with their line.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter)
-        header = [cell.strip() for cell in next(reader, [])]
-        doubles = sorted({column for column in header if header.count(column) > 1})
-        if doubles:
-            raise UserError(f"{name}: two columns have the same name: {', '.join(map(repr, doubles))}")
+        reader = csv.reader(iter(functools.partial(text.readline, MAX_LINE), ""), delimiter=delimiter)
+        header = _header(reader, name)
         while True:
             origin = f"{name}:{reader.line_num + 1}"
             try:
@@ -253,6 +265,19 @@ def _table(delimiter: str) -> Callable[[IO[bytes], str], Records]:
                 yield _cells(header, cells), origin
 
     return rows
+
+
+def _header(reader: Iterator[list[str]], name: str) -> list[str]:
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+    except csv.Error as error:
+        raise UserError(f"{name}:1: not CSV: {error}") from None
+    if isinstance(wrong := _cells(header, header), BadRow):
+        raise UserError(f"{name}:1: the names of the columns: {wrong}")
+    doubles = sorted({column for column in header if header.count(column) > 1})
+    if doubles:
+        raise UserError(f"{name}: two columns have the same name: {', '.join(map(repr, doubles))}")
+    return header
 
 
 def _cells(header: list[str], cells: list[str]) -> Record:
@@ -281,51 +306,11 @@ def _cell(column: str, cell: str) -> Any:
     return cell
 
 
-def _parquet(file: IO[bytes], name: str) -> Records:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        batches = parquet.ParquetFile(_seekable(file)).iter_batches(batch_size=_BATCH)
-        yield from _batches(batches, name)
-    except pa.ArrowException as error:
-        raise UserError(f"{name} is not a whole parquet file: {error}") from error
-
-
-def _arrow(file: IO[bytes], name: str) -> Records:
-    import pyarrow as pa
-
-    seekable = _seekable(file)
-    try:
-        try:
-            reader = pa.ipc.open_file(seekable)
-            batches: Iterator[Any] = (reader.get_batch(k) for k in range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            seekable.seek(0)
-            batches = iter(pa.ipc.open_stream(seekable))
-        yield from _batches(batches, name)
-    except pa.ArrowException as error:
-        raise UserError(f"{name} is not a whole arrow file: {error}") from error
-
-
-def _seekable(file: IO[bytes]) -> IO[bytes]:
-    """Columnar files are read from their end; a packed one has to be unpacked first."""
-    return io.BytesIO(file.read()) if isinstance(file, gzip.GzipFile) else file
-
-
-def _batches(batches: Iterator[Any], name: str) -> Records:
-    number = 0
-    for batch in batches:
-        for record in batch.to_pylist():
-            number += 1
-            yield record, f"{name}:{number}"
-
-
 _READERS: dict[str, Callable[[IO[bytes], str], Records]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _table(","),
     ".tsv": _table("\t"),
-    ".parquet": _parquet,
-    ".arrow": _arrow,
+    ".parquet": parquet_records,
+    ".arrow": arrow_records,
 }

@@ -6,10 +6,12 @@ import base64
 import binascii
 import functools
 import hashlib
+import http.client
 import io
 import os
 import re
 import struct
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -99,6 +101,11 @@ def describe(image: Image) -> str:
     return source if len(source) <= 120 else f"{source[:40]}... ({len(source)} characters)"
 
 
+def is_on_the_web(source: str) -> bool:
+    """Whether a picture is named by a URL that is fetched."""
+    return source[:8].lower().startswith(("http://", "https://"))
+
+
 def is_file(image: Image) -> bool:
     """Whether a picture is named by a path of this machine."""
     return isinstance(image.source, str) and _kind(image.source) == "file"
@@ -108,11 +115,26 @@ def located(image: Image, roots: Iterable[Path]) -> Image:
     """The picture with its relative path joined to the first root that has it (to the first root when none has)."""
     if not is_file(image):
         return image
-    path = Path(_plain(str(image.source))).expanduser()
+    path = _path_of(str(image.source))
     if path.is_absolute():
         return Image(str(path))
     tried = [root / path for root in roots]
-    return Image(str(next((one for one in tried if one.is_file()), tried[0] if tried else path)))
+    return Image(str(next((one for one in tried if _exists(one)), tried[0] if tried else path)))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
+
+
+def _path_of(source: str) -> Path:
+    path = Path(_plain(source))
+    try:
+        return path.expanduser()
+    except RuntimeError:  # the home of a user who does not exist
+        return path
 
 
 def _kind(source: str) -> str:
@@ -125,7 +147,12 @@ def _kind(source: str) -> str:
 
 
 def _plain(source: str) -> str:
-    return urlsplit(source).path if source.lower().startswith("file://") else source
+    if not source.lower().startswith("file://"):
+        return source
+    try:
+        return urlsplit(source).path
+    except ValueError as error:
+        raise BadRow("image is missing", f"{source!a}: {error}") from None
 
 
 def _inline_bytes(source: str) -> bytes | None:
@@ -187,7 +214,7 @@ def _file(image: Image, root: str | Path, sources: Iterable[str], max_bytes: int
     if kind not in sources:
         raise BadRow("image source is not allowed", f"{name} is of kind {kind}; allowed are {', '.join(sources)}")
     if kind == "file":
-        return _path(Path(root, Path(_plain(str(source))).expanduser()), name, max_bytes)
+        return _path(Path(root, _path_of(str(source))), name, max_bytes)
     if kind == "url":
         data = _download(str(source), name, max_bytes)
     else:
@@ -232,7 +259,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
 
 
 def _download(url: str, name: str, max_bytes: int) -> bytes:
-    if urlsplit(url).scheme.lower() not in ("http", "https"):
+    if not is_on_the_web(url):
         raise BadRow("image URL is of an unknown kind", f"{name}: only http and https are read")
     kept = cache_folder("pictures") / hashlib.sha256(url.encode()).hexdigest()
     if kept.is_file():
@@ -240,14 +267,24 @@ def _download(url: str, name: str, max_bytes: int) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "swiftlike"})
     try:
         with urllib.request.build_opener(_WebOnly).open(request, timeout=TIMEOUT_S) as answer:
-            data = answer.read(max_bytes + 1)
+            data = _received(answer, max_bytes)
         if len(data) <= max_bytes:  # fetched once, not at every use; complete under its name or not there
             draft = kept.with_name(f".{kept.name}.{os.getpid()}")
             draft.write_bytes(data)
             draft.replace(kept)
         return data
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise BadRow("image cannot be downloaded", f"{name}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _received(answer: IO[bytes], max_bytes: int) -> bytes:
+    """At most one byte more than allowed. TimeoutError for a server that sends on for ever, a little at a time."""
+    data, end = bytearray(), time.monotonic() + TIMEOUT_S * 3
+    while len(data) <= max_bytes and (piece := answer.read1(min(1 << 16, max_bytes + 1 - len(data)))):  # type: ignore[attr-defined]
+        data += piece
+        if time.monotonic() > end:
+            raise TimeoutError(f"it takes more than {TIMEOUT_S * 3:.0f} s")
+    return bytes(data)
 
 
 def _rgb(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -50,8 +50,8 @@ class Source:
     def identity(self) -> tuple[int, list[Any]]:
         """(bytes, facts that change when the records do), without reading what is large. UserError as in `table`."""
         if self.paths:
-            files = [file for path in self.paths for file in files_of(path, self.split)]
-            return sum(file.stat().st_size for file in files), [file_facts(file) for file in files]
+            facts = [file_facts(file) for path in self.paths for file in files_of(path, self.split)]
+            return sum(size for _, size, _ in facts), facts
         return UNKNOWN_SIZE, self._hub_identity
 
     @functools.cached_property

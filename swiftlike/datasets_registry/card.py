@@ -8,11 +8,14 @@ from typing import Any
 
 from swiftlike.datasets_registry.row import Row
 
+_LONGEST = 2000  # characters of a reason; what a row holds may be megabytes
+
 
 class BadRow(ValueError):  # noqa: N818 - a fact about a row more than an error
     """A record that cannot be used. The text is the reason, without file and line; `kind` is what is counted."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
+        detail = detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}..."
         self.kind, self.detail = kind, detail
         super().__init__(f"{kind}: {detail}" if detail else kind)
 

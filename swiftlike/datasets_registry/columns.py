@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import difflib
+import itertools
 import json
 from collections.abc import Iterable
 from collections.abc import Mapping as Columns
@@ -78,6 +79,7 @@ FORMATS = {  # for the message on an unknown layout: what to write, the kind it 
 }
 REJECTED_IMAGES = ("rejected_images", "rejected_image")
 _SHOWN = 400
+_KEYS, _NAME = 100, 60
 
 
 @dc.dataclass(frozen=True, slots=True)
@@ -97,7 +99,11 @@ class Mapping:
     def as_text(self) -> str:
         """`ShareGPT pairs: conversations -> prompt, chosen -> chosen (not used: id)`."""
         text = ": ".join(filter(None, (self.name, ", ".join(f"{theirs} -> {ours}" for theirs, ours in self.pairs))))
-        return f"{text} (not used: {', '.join(self.unused)})" if self.unused else text
+        return f"{text} (not used: {_cut(', '.join(self.unused))})" if self.unused else text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def recognise(record: Columns[str, Any], kind: str = "auto") -> Mapping:
@@ -119,8 +125,8 @@ def recognise(record: Columns[str, Any], kind: str = "auto") -> Mapping:
 def unknown_layout(record: Columns[str, Any], kind: str = "auto") -> list[str]:
     """What to tell about a record of no usable format: the record, its keys, and the nearest formats of that kind."""
     shown = json.dumps(record, ensure_ascii=False, default=lambda value: f"<{type(value).__name__}>")
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    lines = [f"first row: {shown}", f"keys seen: {', '.join(map(str, record)) or 'none'}"]
+    shown = _cut(shown)
+    lines = [f"first row: {shown}", f"keys seen: {_cut(', '.join(map(str, record))) or 'none'}"]
     for name, wanted in _nearest(record, kind):
         missing = ", ".join(column for column in wanted if column not in record)
         missing = f"missing here: {missing}" if missing else "the columns are here, but hold something else"
@@ -129,7 +135,8 @@ def unknown_layout(record: Columns[str, Any], kind: str = "auto") -> list[str]:
 
 
 def _nearest(record: Columns[str, Any], kind: str, count: int = 3) -> list[tuple[str, tuple[str, ...]]]:
-    keys = [str(key).lower() for key in record]
+    # likeness costs the product of all lengths: no more keys than a layout has, none longer than a name is
+    keys = [str(key)[:_NAME].lower() for key in itertools.islice(record, _KEYS)]
 
     def likeness(wanted: tuple[str, ...]) -> float:
         best = [max((difflib.SequenceMatcher(None, one, key).ratio() for key in keys), default=0.0) for one in wanted]

@@ -13,6 +13,7 @@ from swiftlike.datasets_registry.columns import Mapping, is_whole, recognise
 from swiftlike.datasets_registry.row import IMAGE_TAG, Image, Message, Row, Turns
 from swiftlike.datasets_registry.turns import (
     Said,
+    as_json,
     content_of,
     history_of,
     images_of,
@@ -258,7 +259,7 @@ def _number(got: Got, name: str) -> float | None:
         return None
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise BadRow(f"{name} is not a number", f"{where} is {value!r}")
@@ -278,7 +279,7 @@ def _tools(got: Got) -> str:
     if not value:
         return ""
     if not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return as_json(value, where)
     try:
         json.loads(value)
     except (ValueError, RecursionError) as error:

@@ -128,7 +128,7 @@ def literal(text: str, where: str) -> Any:
         pass
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadRow("cannot be read", f"{where} is neither JSON nor a Python list") from error
 
 
@@ -198,10 +198,18 @@ def _call(call: Any, where: str) -> str:
         raise BadRow("unknown tool call", where)
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # else a model's own text, kept as it is
+        with contextlib.suppress(ValueError, RecursionError):  # else a model's own text, kept as it is
             arguments = json.loads(arguments)
-    body = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+    body = as_json({"name": function["name"], "arguments": arguments}, where)
     return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def as_json(value: Any, where: str) -> str:
+    """A value as JSON. BadRow for what JSON does not have, such as the bytes and dates of a parquet file."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow("cannot be written as JSON", f"{where}: {error}") from None
 
 
 def history_of(value: Any, where: str) -> Said:

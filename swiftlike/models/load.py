@@ -1,10 +1,14 @@
-"""From a name to a folder, a config, a tokenizer and a model. Never runs code that comes with a checkpoint."""
+"""From a name to a folder, a config, a tokenizer and a model.
+
+Code that comes with a checkpoint runs only where transformers lacks the architecture and the user trusts the author.
+"""
 
 from __future__ import annotations
 
 import dataclasses as dc
 import importlib
 import json
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ from swiftlike.core.dotted import resolve
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger
 from swiftlike.core.optional import require
+from swiftlike.core.pickles import refuse_pickled_model
 from swiftlike.model_registry.card import ModelCard, TemplateCard
 from swiftlike.model_registry.match import find, settle
 
@@ -38,13 +43,15 @@ class Source:
     card: ModelCard
     template: str
     loader: str
+    remote: bool = False  # whether code in the folder makes its config, tokenizer and model
     separator: bool = True  # whether a template that has a place for the separator token is to use it
 
 
 def locate(model: Any, weights: bool = True) -> Source:
     """Find the checkpoint that `run.model` names; fetch it from a hub when it is not on this machine.
 
-    `weights` False fetches only configuration and tokenizer (`--dry_run`, `check`).
+    `weights` False fetches only configuration and tokenizer (`--dry_run`, `check`). UserError for pickled weights,
+    unless `run.model.use_safetensors` is off: torch then reads numbers out of them and refuses anything else.
     """
     match = find(model.model, model.model_type)
     if match.builtin is not None:
@@ -53,8 +60,11 @@ def locate(model: Any, weights: bool = True) -> Source:
         folder = Path(match.id_or_path).expanduser()
     else:
         folder = _download(match.source(model.use_hf), model, weights)
-    match = settle(match, read_config(folder))
+    config = read_config(folder)
+    match = settle(match, config)
     assert match.card is not None
+    if weights and model.use_safetensors:
+        refuse_pickled_model(folder)
     return Source(
         name=match.name,
         id=match.id_or_path,
@@ -62,6 +72,7 @@ def locate(model: Any, weights: bool = True) -> Source:
         card=match.card,
         template=model.template or match.template,
         loader=match.loader,
+        remote=match.loader == NATIVE and _remote(match.id_or_path, config, model.trust_remote_code),
         separator=model.add_sep_token,
     )
 
@@ -72,6 +83,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} has no config.json: it is not a model folder")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _remote(name: str, config: dict[str, Any], trusted: bool) -> bool:
+    """Whether code that comes with the checkpoint has to run. UserError when it is not trusted."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") in CONFIG_MAPPING_NAMES or not config.get("auto_map"):
+        return False
+    if not trusted:
+        raise UserError(
+            f"{name} brings code of its own for its architecture ({config.get('model_type')}), which is not run",
+            hint="use a checkpoint whose architecture transformers has itself; or read its .py files, and give "
+            "--trust_remote_code true if you trust them with everything that you may do on this machine",
+        )
+    files = sorted({str(one).partition(".")[0].rpartition("--")[2] for one in config["auto_map"].values()})
+    log.warning(
+        "--trust_remote_code: RUNNING CODE THAT COMES WITH %s: %s", name, ", ".join(f"{one}.py" for one in files)
+    )
+    return True
 
 
 def _download(name: str, model: Any, weights: bool) -> Path:
@@ -97,7 +127,7 @@ def load_config(source: Source) -> Any:
         return resolve(source.loader.partition(":")[0] + ":convert_config")(read_config(source.folder))
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    return AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=source.remote)
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -107,7 +137,14 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     else:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=source.remote
+            )
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise UserError(f"{source.folder}: its tokenizer is code of its own, which is not run") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     card = load_template(source)
@@ -168,7 +205,11 @@ def choose_attention(source: Source, config: Any, requested: str | None) -> str:
 def load_model(source: Source, **keywords: Any) -> PreTrainedModel:
     """Weights included. Keywords are those of `from_pretrained` (dtype, attn_implementation, device_map, ...)."""
     collector.as_usual()
-    model = resolve(source.loader)(source.folder, **keywords)
+    try:
+        trusted = {"trust_remote_code": True} if source.remote else {}
+        model = resolve(source.loader)(source.folder, **trusted, **keywords)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{source.folder}: its weights are a pickle that holds more than numbers: {error}") from None
     model.config.use_cache = False
     return model
 
@@ -191,9 +232,11 @@ def fit_separator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     logging.set_verbosity(verbosity)
 
 
-def native(folder: Path, **keywords: Any) -> PreTrainedModel:
-    """A checkpoint that transformers knows itself."""
-    return auto_class(folder).from_pretrained(folder, local_files_only=True, trust_remote_code=False, **keywords)
+def native(folder: Path, *, trust_remote_code: bool = False, **keywords: Any) -> PreTrainedModel:
+    """A checkpoint that transformers knows itself, or that brings trusted code."""
+    return auto_class(folder).from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trust_remote_code, **keywords
+    )
 
 
 def auto_class(folder: Path) -> Any:
@@ -211,8 +254,9 @@ def _auto_class(model_type: str | None) -> Any:
 
 def skeleton(config: Any) -> PreTrainedModel:
     """The model without weights (meta device), to count and plan with."""
+    trusted = type(config).__module__.startswith("transformers_modules.")  # its code runs already
     with torch.device("meta"):
-        return _auto_class(config.model_type).from_config(config)
+        return _auto_class(config.model_type).from_config(config, trust_remote_code=trusted)
 
 
 def quantization(bits: int, method: str, dtype: torch.dtype) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from swiftlike.args.model import ModelArgs
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import read_args
+from swiftlike.core.pickles import refuse_pickled_adapter
 from swiftlike.models.load import (
     Source,
     choose_attention,
@@ -182,6 +183,7 @@ def load_reward_model(folder: str | Path, named: ModelArgs | None = None, **keyw
     `from_pretrained`. UserError when there is no head in the folder.
     """
     folder = Path(folder)
+    refuse_pickled_adapter(folder)
     state = read_head(folder)
     if state is None:
         raise UserError(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from swiftlike.core.errors import UserError
+from swiftlike.core.pickles import refuse_pickled_adapter
 from swiftlike.model_registry.card import LoraTargets, ModelCard
 
 
@@ -142,6 +143,7 @@ def _adapter_folder(name: str) -> str:
         raise UserError(
             f"{name} has no adapter_config.json: it is not a LoRA checkpoint", hint="a full one goes to --model"
         )
+    refuse_pickled_adapter(path)
     return name
 
 

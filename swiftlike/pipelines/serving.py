@@ -15,6 +15,7 @@ from swiftlike.core.files import latest, named_folders, newest_checkpoint, read_
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import DEFAULT, Run
 from swiftlike.core.optional import available
+from swiftlike.core.pickles import refuse_pickled_adapter
 from swiftlike.data.collate import Collator
 from swiftlike.data.load import max_bytes
 from swiftlike.engines.base import Engine, Sampling, Scorer
@@ -86,6 +87,8 @@ def open_model(run: Run) -> Opened:
     elif folder is not None:
         served = _free_name(folder, adapters)
         adapters = {served: folder, **adapters}
+    for adapter in adapters.values():
+        refuse_pickled_adapter(adapter)
     if not run.model.model and not run.model.model_type:
         run = run.replace("the adapter", model=_base(next(iter(adapters.values()))))
     saved = _saved(folder or next(iter(adapters.values()), None) or run.model.model)

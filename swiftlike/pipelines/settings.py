@@ -12,14 +12,15 @@ import torch
 from swiftlike.core.errors import UserError
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
+from swiftlike.core.secrets import scrub
 from swiftlike.models.load import choose_dtype
 from swiftlike.pipelines.sharding import connect, engine
 
 _SAME = """
 num_train_epochs max_steps gradient_accumulation_steps learning_rate lr_scheduler_type weight_decay adam_beta1
 adam_beta2 adam_epsilon max_grad_norm optim seed logging_steps logging_first_step save_strategy
-save_total_limit save_only_model load_best_model_at_end run_name dataloader_num_workers ignore_data_skip
-ddp_timeout push_to_hub hub_model_id hub_token hub_private_repo
+save_total_limit save_only_model load_best_model_at_end dataloader_num_workers ignore_data_skip
+ddp_timeout push_to_hub hub_model_id hub_private_repo
 """  # our names that are also TrainingArguments fields
 _CURVES = os.environ.get("TENSORBOARD_LOGGING_DIR")  # the user's own, not that of an earlier run in this process
 STEP = 16  # groups that an optimiser step is filled up to by default
@@ -85,12 +86,15 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
 
     train = run.train
     os.environ["TENSORBOARD_LOGGING_DIR"] = _CURVES or str(folder / "runs")
+    if train.hub_token:  # not a field: transformers writes those into every checkpoint (training_args.bin)
+        os.environ["HF_TOKEN"] = train.hub_token
     half = {"bf16": run.model.torch_dtype == "bfloat16", "fp16": run.model.torch_dtype == "float16"}
     if half["fp16"] and not torch.cuda.is_available():
         raise UserError("--torch_dtype float16 needs a GPU", hint="use bfloat16 or float32 on a CPU")
     values = {name: getattr(train, name) for name in _SAME.split()} | half
     values |= {
         "output_dir": str(folder),
+        "run_name": train.run_name and scrub(train.run_name),
         "per_device_train_batch_size": train.batch_size,
         "per_device_eval_batch_size": train.eval_batch_size,
         "eval_strategy": train.eval_strategy if evaluates else "no",

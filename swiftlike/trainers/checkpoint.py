@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from swiftlike.core.checksums import seal
+from swiftlike.core.errors import UserError
 from swiftlike.core.files import write_args
 from swiftlike.core.merge import Run
 from swiftlike.models.reward_files import fill_head, read_head, save_reward_model
@@ -111,8 +113,7 @@ class CheckpointTrainer(FiniteTrainer):
             path = folder / f"objective_{self.args.process_index}.pt"
             first = folder / "objective_0.pt"  # of a run with fewer ranks: what the objective knows is the same on all
             if first.is_file():
-                # our own file of plain numbers and the loss's own state class
-                self._restored = torch.load(path if path.is_file() else first, map_location="cpu", weights_only=False)
+                self._restored = read_state(path if path.is_file() else first, self.state_of_loss)
             if not path.is_file() and self._restored is not None:
                 self._restored |= {"seen": self.seen, "tally": {}}
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
@@ -144,6 +145,21 @@ class CheckpointTrainer(FiniteTrainer):
         self._tr_loss = self._restored["sum_of_losses"].to(device)
         self._globalstep_last_logged = self._restored["last_logged"]
         self.skipped, self.skipped_since_log = self._restored.get("skipped", (0, 0))
+
+
+def read_state(path: Path, like: Any) -> dict[str, Any]:
+    """What an objective knew when a checkpoint was written: numbers, tensors, and its own state, of the class of
+    `like`. UserError when there is anything else in the file: a pickle could run code."""
+    own = [] if like is None else [type(like)]
+    try:
+        with torch.serialization.safe_globals(own):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{path} holds more than the numbers that swiftlike writes there: {why}",
+            hint="name the checkpoint before it, or start from its weights alone: --resume_only_model true",
+        ) from None
 
 
 class _Restore(TrainerCallback):

@@ -261,7 +261,6 @@ def test_longest_context() -> None:
         (["--adapters", "a={tmp}/lora", "a={tmp}/lora"], "the name 'a' is given twice"),
         (["--adapters", "a={tmp}/lora", "b={tmp}/lora", "--merge_lora"], "there are 2"),
         (["--adapters", "={tmp}/lora"], "an adapter is a folder, or name=folder"),
-        (["--model", "tiny-llama", "--trust_remote_code", "true"], "is never run"),
         (["--model", "tiny-llama", "--do_sample", "true", "--temperature", "0"], "opposite"),
     ],
 )

@@ -33,6 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "dpo, accumulated": {"rlhf_type": "dpo", "batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 5},
     "dpo, full": {"rlhf_type": "dpo", "sft_type": "full"},
     "simpo, live": {"rlhf_type": "simpo", "ref_logps": "live"},
+    "beta-DPO, whose state is a class of its own": {"rlhf_type": "beta_dpo"},
     "kto": {"rlhf_type": "kto"},
     "dpo, streamed": {"rlhf_type": "dpo", "streaming": True, "shuffle_buffer_size": 6, "save_steps": 6},
     "kto, streamed": {"rlhf_type": "kto", "streaming": True},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,10 @@ def _state(path: Path) -> State:
     if (path / SAFE).is_file():
         return load_file(path / SAFE)
     if (path / OLD).is_file():
-        return torch.load(path / OLD, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path / OLD, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{path / OLD} is a pickle that holds more than numbers: {error}") from None
     raise UserError(f"{path} has neither {SAFE} nor {OLD}")
 
 

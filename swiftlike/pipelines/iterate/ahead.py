@@ -9,6 +9,7 @@ from pathlib import Path
 
 from swiftlike.core.errors import UserError
 from swiftlike.core.optional import available
+from swiftlike.core.secrets import apart
 from swiftlike.pipelines.iterate import plan, state
 from swiftlike.pipelines.iterate.jobs import jobs_of
 from swiftlike.pipelines.iterate.machine import Machine
@@ -56,7 +57,7 @@ def script(planned: Sequence[plan.Planned], shards: int) -> str:
         lines.append(f"# {one.step.name} ({one.action}{f': {one.why}' if one.why else ''})")
         env = {} if one.step.processes is None else {"NPROC_PER_NODE": str(one.step.processes)}
         for job in jobs_of(one.step, one.step.words, env, shards, Machine()):
-            words = job.words if one.step.kind == PROGRAM else ("swiftlike", *job.words)
+            words = job.words if one.step.kind == PROGRAM else ("swiftlike", *apart(job.words)[0])
             lines.append(" ".join([*(f"{name}={value}" for name, value in job.env.items()), shlex.join(words)]))
         lines.append("")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.files import has_optimiser, whole_checkpoints
 from swiftlike.core.log import get_logger
 from swiftlike.core.merge import Run
+from swiftlike.core.secrets import apart
 from swiftlike.pipelines.iterate import ahead, plan, state
 from swiftlike.pipelines.iterate import machine as machines
 from swiftlike.pipelines.iterate.jobs import Launch, Local, Log, jobs_of
@@ -132,7 +133,7 @@ class Driver:
             state=state.RUNNING,
             identity=state.identity_of(parts),
             parts=parts,
-            words=words,
+            words=apart(words)[0],
             started=time.time(),
             where=f"{socket.gethostname()}:{step.folder.absolute()}",
         )
@@ -203,7 +204,7 @@ class Driver:
             env = {"NPROC_PER_NODE": str(step.processes)}
         jobs = jobs_of(step, words, env, self.args.shards, self.machine)
         stage_log = Log(state.log_file(self.recipe.root, step, self.machine.rank))
-        stage_log.add(shlex.join(words), None)
+        stage_log.add(shlex.join(apart(words)[0]), None)
 
         def say(text: str) -> None:
             self.progress.say(text)

@@ -17,10 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from swiftlike.args.environment import PREFIX
 from swiftlike.core.devices import VISIBLE, own_devices, visible_devices
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import append_jsonl
 from swiftlike.core.parent import PARENT
+from swiftlike.core.secrets import apart, scrub
 from swiftlike.pipelines.iterate.machine import Machine
 from swiftlike.pipelines.iterate.recipe import PROGRAM, Step
 
@@ -40,9 +42,12 @@ class Job:
     shard: int | None = None
 
 
-def command_line(kind: str, words: Sequence[str]) -> list[str]:
-    """What is executed."""
-    return list(words) if kind == PROGRAM else [sys.executable, "-m", "swiftlike", *words]
+def command_line(kind: str, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """What is executed, and what is added to its environment: keys and tokens do not stand on command lines of ours."""
+    if kind == PROGRAM:
+        return list(words), {}
+    kept, hidden = apart(words)
+    return [sys.executable, "-m", "swiftlike", *kept], {f"{PREFIX}{flag.upper()}": key for flag, key in hidden.items()}
 
 
 def jobs_of(step: Step, words: Sequence[str], env: Mapping[str, str], shards: int, machine: Machine) -> list[Job]:
@@ -69,6 +74,7 @@ class Log:
 
     def add(self, text: str, shard: int | None = None) -> None:
         """Write a line."""
+        text = scrub(text)
         now = datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
         with self._lock:
             self.last.setdefault(shard, deque(maxlen=_LAST)).append(text)
@@ -139,11 +145,11 @@ class Local:
             raise failed(step, log, wrong)
 
     def _start(self, step: Step, job: Job) -> subprocess.Popen[str]:
-        words = command_line(step.kind, job.words)
+        words, hidden = command_line(step.kind, job.words)
         try:
             return subprocess.Popen(
                 words,
-                env={**os.environ, **job.env, PARENT: str(os.getpid())},
+                env={**os.environ, **job.env, **hidden, PARENT: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

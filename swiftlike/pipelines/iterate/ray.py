@@ -87,10 +87,11 @@ def _placed(job: Job) -> dict[str, str]:
 
 def execute(kind: str, words: Sequence[str], env: Mapping[str, str], folder: str) -> Iterator[str | int]:
     """Run a process in a task: its lines, then its exit code."""
+    argv, hidden = command_line(kind, words)
     with subprocess.Popen(
-        command_line(kind, words),
+        argv,
         cwd=folder,
-        env={**os.environ, **env, PARENT: str(os.getpid())},
+        env={**os.environ, **env, **hidden, PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

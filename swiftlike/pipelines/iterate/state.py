@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftlike.args.environment import PREFIX, READ, RESERVED
+from swiftlike.core import secrets
 from swiftlike.core.errors import UserError
 from swiftlike.core.files import atomic, errors_file, write_json
 from swiftlike.pipelines.iterate.recipe import PROGRAM, Recipe, Step
@@ -102,7 +103,7 @@ def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
     """What decides a stage's output: its words, and the content of what it reads. The folder of all stages does not
     count, so that it may be moved."""
     root = re.compile(rf"(?:^|(?<=[=:,])){re.escape(str(recipe.root))}(?=$|[/#:,])")
-    parts = {"words": json.dumps([root.sub("{root}", word) for word in step.words])}
+    parts = {"words": json.dumps([root.sub("{root}", word) for word in secrets.apart(step.words)[0]])}
     outputs = {one.name: one.output for one in recipe.steps}
     parts |= {f"input {name}": fingerprint(outputs[name]) for name in step.inputs}
     for word in step.words if step.kind == PROGRAM else step.words[1:]:
@@ -110,7 +111,7 @@ def parts_of(recipe: Recipe, step: Step) -> dict[str, str]:
         if path is not None and not of_stages(recipe, path.resolve()):
             parts[f"file {path}"] = fingerprint(path)
     if asked := {name: value for name, value in os.environ.items() if name in READ or _is_flag(name)}:
-        parts["environment"] = json.dumps(asked, sort_keys=True)
+        parts["environment"] = json.dumps(secrets.public(asked), sort_keys=True)
     return parts
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from swiftlike.core.cache import cache_folder
 from swiftlike.core.errors import UserError
 from swiftlike.core.optional import require
+from swiftlike.core.secrets import scrub
 from swiftlike.pipelines.journal import digest
 
 Chat = list[dict[str, Any]]
@@ -112,7 +113,7 @@ class Endpoint:
             return "", f"the judge failed: {_first_line(error)}"
         choices = answer.choices if hasattr(answer, "choices") else None
         text = choices[0].message.content if choices else None
-        return (text, "") if text else ("", "the judge said nothing")
+        return (scrub(text), "") if text else ("", "the judge said nothing")
 
     def close(self) -> None:
         """Let go of connections and of the file."""
@@ -122,4 +123,5 @@ class Endpoint:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """A server may repeat the key that it was sent."""
+    return scrub(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -33,7 +33,6 @@ def test_the_least_that_is_needed() -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("--trust_remote_code true", "code from a hub is never run"),
         ("--interleave_prob 0.5 0.5", "2 numbers for 1 data sets"),
         ("--interleave_prob 0.5", "adds up to 0.5"),
         ("--min_pixels 10 --max_pixels 5", "--min_pixels 10 is more than"),

@@ -32,7 +32,6 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "no model: give --ckpt_dir"),
         ("--ckpt_dir nowhere", "--ckpt_dir: no folder 'nowhere'"),
         ("--adapters a b --model m", "answers with one adapter"),
-        (f"{TINY} --trust_remote_code true", "code from a hub is never run"),
         (f"{TINY} --val_dataset d --train_dataset_sample 5", "--train_dataset_sample is for training"),
         (f"{TINY} --val_dataset d --max_length 5", "--max_length is for training"),
         (f"{TINY} --dataset d --dataset_test_ratio 0", "holds nothing of --dataset out"),

@@ -7,7 +7,8 @@ import pytest
 
 from swiftlike.core.declare import Command, arg, section
 from swiftlike.core.errors import UserError
-from swiftlike.core.merge import COMMAND_LINE, HIDDEN, Given, Run, merge
+from swiftlike.core.merge import COMMAND_LINE, Given, Run, merge
+from swiftlike.core.secrets import HIDDEN
 
 
 @section
