@@ -6,6 +6,7 @@ import dataclasses as dc
 import math
 from typing import Any
 
+from swiftlike.core.devices import amount
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.packed import Packed
@@ -19,11 +20,6 @@ from swiftlike.pipelines.rewards import is_reward
 from swiftlike.pipelines.settings import total_steps
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def amount(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 @dc.dataclass(frozen=True, kw_only=True)
