@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses as dc
+import gc
 import json
 import sys
 import time
@@ -97,6 +98,8 @@ def configuration(case: Case) -> Any:
     for key, value in SIZE.items():
         setattr(text, key, value)
     text.head_dim = 64
+    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+        text.rope_parameters["mrope_section"] = [8, 12, 12]
     if getattr(text, "layer_types", None):
         text.layer_types = (text.layer_types * 8)[:8]
     vision = getattr(config, "vision_config", None)
@@ -141,6 +144,7 @@ def estimate(case: Case, made: dict[str, Any]) -> Step:
     names = [field.name for field in dc.fields(Batch)]
     way = Way(
         weights=torch.float32 if case.full else compute,
+        trained=torch.float32,
         compute=compute,
         accumulates=case.accumulates,
         every=case.every,
@@ -149,7 +153,7 @@ def estimate(case: Case, made: dict[str, Any]) -> Step:
         chunk=256,
     )
     shapes = Batch(**{name: made[name] for name in names if name in made})
-    return rehearse(lambda config: tuned(case, skeleton(config)), configuration(case), shapes, way)
+    return rehearse(lambda config: tuned(case, skeleton(config)), configuration(case), shapes, way)[0]
 
 
 def measure(case: Case, made: dict[str, Any]) -> int:
@@ -176,6 +180,7 @@ def measure(case: Case, made: dict[str, Any]) -> int:
         held = 0
         for one in model.parameters():
             one.grad = None
+    gc.collect()  # what the first step left in cycles would be released during the second
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
         step()
     return held + highest(seen)

@@ -17,7 +17,10 @@ from torch import nn
 
 from swiftlike.core.devices import amount, own_devices
 from swiftlike.core.errors import UserError
+from swiftlike.core.log import get_logger
 from swiftlike.models.load import skeleton
+
+log = get_logger(__name__)
 
 Device = int | str  # a card's number among the visible ones, "cpu" or "disk"
 CARE = 9, 10  # the part of a card's free memory that weights may fill
@@ -63,6 +66,8 @@ def device_map(asked: Any, config: Any, dtype: torch.dtype, sharded: bool = Fals
     if asked.device_map == "cpu":
         return {"device_map": {"": "cpu"}}
     spread = plan(asked, skeleton(config).to(dtype), _free(mine, processes), rank)
+    for line in spread.lines():
+        log.info("%s", line)
     if processes > 1:
         os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     return {"device_map": dict(spread.where)}
@@ -277,10 +282,10 @@ def _ranges(names: Iterator[str]) -> list[str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """accelerate warns of every planned card that this machine does not have."""
-    log = logging.getLogger("accelerate.utils.modeling")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    theirs = logging.getLogger("accelerate.utils.modeling")
+    before = theirs.level
+    theirs.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(before)
+        theirs.setLevel(before)

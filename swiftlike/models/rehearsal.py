@@ -41,8 +41,12 @@ class Step:
 
     def beyond(self, other: Step, times: int) -> Step:
         """This one, and `times` what it has more than another."""
-        mine, others = dc.astuple(self), dc.astuple(other)
-        return Step(*(max(a + times * (a - b), 0) for a, b in zip(mine, others, strict=True)))
+        each = dc.astuple(self.less(other))
+        return Step(*(max(a + times * b, 0) for a, b in zip(dc.astuple(self), each, strict=True)))
+
+    def less(self, other: Step) -> Step:
+        """The difference, part by part."""
+        return Step(*(a - b for a, b in zip(dc.astuple(self), dc.astuple(other), strict=True)))
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,14 @@ class Batch:
 
 @dc.dataclass(frozen=True, kw_only=True)
 class Way:
-    """How a step is computed. `accumulates`: gradients of earlier micro-batches are there already. `every`: one layer
-    in so many is recomputed; 0: none. `reference`: a pass without gradients comes before the backward pass. `head`
-    False: a reward model's."""
+    """How a step is computed. `weights` and `trained` are the types of frozen weights and of those that learn; where
+    they differ from `compute` autocast is on. `accumulates`: gradients of earlier micro-batches are there already.
+    `every`: one layer in so many is recomputed; 0: none. `reference`: a pass without gradients comes before the
+    backward pass. `head` False: a reward model's.
+    """
 
     weights: torch.dtype
+    trained: torch.dtype
     compute: torch.dtype
     accumulates: bool
     every: int
@@ -120,14 +127,15 @@ class Watch(TorchDispatchMode):
             self.now["gradients"] += size
 
 
-def rehearse(build: Callable[[Any], Any], config: Any, batch: Batch, way: Way) -> Step:
-    """The peak of one micro-batch of the model that `build` makes, without weights, of a configuration.
+def rehearse(build: Callable[[Any], Any], config: Any, batch: Batch, way: Way) -> tuple[Step, Step]:
+    """The peak of one micro-batch of the model that `build` makes, without weights, of a configuration; and what each
+    layer adds to it.
 
     Two passes over models of few layers tell what one layer adds; a model has many that are alike.
     """
     layers = config.get_text_config().num_hidden_layers
     few, more = (_rehearsed(build, shortened(config, n), batch, way) for n in FEW)
-    return more.beyond(few, layers - FEW[1])
+    return more.beyond(few, layers - FEW[1]), more.less(few)
 
 
 def shortened(config: Any, layers: int) -> Any:
@@ -207,7 +215,7 @@ def _fake(model: nn.Module, way: Way) -> None:
 def _type(tensor: Tensor, way: Way) -> torch.dtype:
     if not tensor.is_floating_point() or not isinstance(tensor, nn.Parameter):
         return tensor.dtype
-    return torch.float32 if tensor.requires_grad else way.weights
+    return way.trained if tensor.requires_grad else way.weights
 
 
 def _step(model: Any, mask: Any, batch: Batch, way: Way) -> None:
@@ -215,8 +223,8 @@ def _step(model: Any, mask: Any, batch: Batch, way: Way) -> None:
     if way.every:
         recompute(base, way.every)
     add_scoring(base, way.chunk)
-    half = way.compute if way.compute != torch.float32 else None
-    with _autocast(half):
+    mixed = way.compute if {way.weights, way.trained} != {way.compute} else None
+    with _autocast(mixed):
         scored = _scores(base, mask, batch, way)
         if way.reference:
             with torch.no_grad():

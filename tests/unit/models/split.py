@@ -26,4 +26,10 @@ def attach(model: nn.Module, where: Mapping[str, str]) -> None:
     attach_align_device_hook_on_blocks(model, execution_device=dict.fromkeys((*where, ""), "cpu"))
     for name, module in model.named_modules():
         if hasattr(module, "_hf_hook"):
-            module._hf_hook.execution_device = torch.device(where.get(name, next(iter(where.values()))))
+            module._hf_hook.execution_device = torch.device(device_at(where, name) or next(iter(where.values())))
+
+
+def device_at(where: Mapping[str, str], name: str) -> str | None:
+    """The device of a module: what the map says of the longest name above it; None for the whole model."""
+    above = [one for one in where if f"{name}.".startswith(f"{one}.")]
+    return where[max(above, key=len)] if above else None
