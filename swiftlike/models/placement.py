@@ -154,7 +154,7 @@ def _left(where: Mapping[str, Device]) -> bool:
     return bool({"cpu", "disk"} & set(where.values()))
 
 
-def _outside(model: Any) -> list[str]:
+def beside(model: Any) -> list[str]:
     """Names of the modules beside the language model: vision tower, projector."""
     decoder = model.get_decoder()
     inside = {id(one) for one in decoder.modules()} | {id(model.get_output_embeddings())}
@@ -168,7 +168,7 @@ def _outside(model: Any) -> list[str]:
 def _entrance(model: Any) -> list[str]:
     """All that works on what goes in."""
     names = {id(one): name for name, one in model.named_modules()}
-    return [*_outside(model), names[id(model.get_input_embeddings())]]
+    return [*beside(model), names[id(model.get_input_embeddings())]]
 
 
 def _at_entrance(model: Any, where: Mapping[str, Device]) -> set[Device]:

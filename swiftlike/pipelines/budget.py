@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from swiftlike.core.devices import amount
-from swiftlike.core.errors import UserError
 from swiftlike.models.placement import Spread
 from swiftlike.models.rehearsal import Step
 
@@ -191,11 +190,3 @@ def as_json(found: list[Placement], card: int | None) -> list[dict[str, Any]]:
     """For programs."""
     best = cheapest(found, card)
     return [dc.asdict(one) | {"total": one.total, "fits": one.fits(card), "cheapest": one is best} for one in found]
-
-
-def named(found: list[Placement], name: str) -> Placement:
-    """One of them. UserError where these cards cannot have it."""
-    for one in found:
-        if one.name == name:
-            return one
-    raise UserError(f"{name} is not estimated for this run", hint="known here: " + ", ".join(one.name for one in found))

@@ -17,9 +17,18 @@ from swiftlike.data.bucketing import Pick
 from swiftlike.data.collate import Collator
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import DTYPES, skeleton, weight_dtype
-from swiftlike.models.placement import CARE, Spread, local_processes, module_sizes, needs_map, plan
+from swiftlike.models.placement import (
+    CARE,
+    Spread,
+    beside,
+    local_processes,
+    module_sizes,
+    needs_map,
+    plan,
+)
 from swiftlike.models.rehearsal import Batch, Step, Way, rehearse
-from swiftlike.pipelines.budget import Facts, Placement, as_json, cheapest, named, placements, table
+from swiftlike.models.reward_head import base_of
+from swiftlike.pipelines.budget import Facts, Placement, as_json, cheapest, placements, table
 from swiftlike.pipelines.plan import as_json as plan_as_json
 from swiftlike.pipelines.plan import make_plan, trained, tuned
 from swiftlike.pipelines.prepare import Checkpoint, encoder
@@ -139,12 +148,13 @@ def estimate_run(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data) -
     cards = cards_of(run)
     rank, processes = local_processes()
     mine = own_devices(cards.count, processes, rank) if cards.count >= processes else [0]
-    spread = _spread(run, checkpoint, cards, mine)
     name = _placed(run, len(mine), world_size())
-    count = len(mine) if name == "device map" else max(world_size(), 1)
+    mapped = name == "device map"
+    spread = _spread(run, checkpoint, cards, mine) if mapped else None
     facts = facts_of(run, checkpoint, card, data)
-    found = placements(facts, count, spread, bool(run.model.quant_bits))
-    return named(found, name).memory, spread.lines() if spread is not None and name == "device map" else []
+    count = len(mine) if mapped else max(world_size(), 1)
+    found = {one.name: one.memory for one in placements(facts, count, spread, bool(run.model.quant_bits))}
+    return found.get(name, {}), spread.lines() if spread is not None else []
 
 
 def _placed(run: Run, own: int, ranks: int) -> str:
@@ -192,6 +202,9 @@ def facts_of(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data) -> Fa
     block = max((sum(p.numel() for p in one.parameters()) for one in layers), default=0)
     copies = 2 if _second_model(run, card, full) else 1
     width = 2 if run.tuner.lora_dtype in ("bfloat16", "float16") and not full else 4
+    base = base_of(model)
+    if any(one.requires_grad for name in beside(base) for one in base.get_submodule(name).parameters()):
+        log.warning("the vision tower or projector is trained: what they keep for it is not in the estimate")
     step, layer = _step(run, checkpoint, card, data, _stored(run))
     compute = DTYPES[run.model.torch_dtype]
     engine = _step(run, checkpoint, card, data, compute)[0] if full and _stored(run) != compute else step

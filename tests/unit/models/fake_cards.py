@@ -39,8 +39,8 @@ def fake(model: nn.Module, where: Mapping[str, str]) -> None:
                 own[key] = None if tensor is None else made[id(tensor)]
 
 
-def moved(made: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.to(FIRST) if isinstance(value, torch.Tensor) else value for key, value in made.items()}
+def moved(mode: FakeTensorMode, made: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: mode.from_tensor(value).to(FIRST) for key, value in made.items() if isinstance(value, torch.Tensor)}
 
 
 def devices(model: nn.Module, result: torch.Tensor) -> list[str]:
@@ -53,9 +53,9 @@ def scores(name: str, layout: str, hooks: bool = True) -> list[str]:
     if hooks:
         attach(model, where)
     add_scoring(model, chunk=8)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake(model, where)
-        made = moved(made)
+        made = moved(mode, made)
         return devices(model, group_logps(model(**model_inputs(made)), made)["policy"])
 
 
@@ -65,9 +65,9 @@ def rewards(pooling: str) -> list[str]:
     attach(model, where)
     add_value_head(model, ValueHead(hidden_size(model)), pooling)
     made = made | {"pool_at": made["predict"], "pool_slots": made["slots"]}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake(model, where | {"v_head": SECOND})
-        return devices(model, model(**reward_inputs(moved(made))))
+        return devices(model, model(**reward_inputs(moved(mode, made))))
 
 
 def said(case: Callable[[], list[str]]) -> list[str] | str:

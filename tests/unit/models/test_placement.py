@@ -98,8 +98,8 @@ def test_memory_limits(machine) -> None:
     machine(2)
     assert set(placed(**{"0": "0GiB", "1": "20GiB", "cpu": "1GiB"})["device_map"].values()) == {1}
     machine(1)
-    with pytest.raises(UserError, match=r"and may take 1\.0 MiB"):
-        placed(**{"0": "1MiB"})
+    with pytest.raises(UserError, match=r"and may take 0\.0 MiB"):
+        placed(**{"0": "20KB"})
     with pytest.raises(UserError, match="--max_memory"):
         placed(**{"0": "much"})
 

@@ -62,7 +62,7 @@ def test_seven_billion_on_four_cards(folder: Path, capsys: pytest.CaptureFixture
     assert best["memory"]["activations"] < GIB  # no half-precision copies of weights that are in half precision
     alone = next(row for row in full if row["name"] == "single")
     assert not alone["fits"]
-    assert alone["memory"]["weights"] == 4 * weights  # two models in float32
+    assert alone["memory"]["weights"] == pytest.approx(4 * weights, rel=1e-3)  # two models in float32
     mapped = next(row for row in lora if row["name"] == "device map")
     assert weights / 5 < mapped["memory"]["weights"] < weights / 3
 
@@ -80,6 +80,15 @@ def test_a_dry_run_shows_where_layers_go(folder: Path, caplog: pytest.LogCapture
     assert "cuda:0: model.embed_tokens, model.layers.0-15, model.rotary_emb (6.28 GiB of weights)" in caplog.text
     assert "cuda:1: model.layers.16-31, model.norm, lm_head (6.28 GiB of weights)" in caplog.text
     assert "estimated peak memory per device: " in caplog.text
+
+
+def test_what_is_not_estimated_does_not_stop_a_dry_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Packed weights under ZeRO; and a model that no device map could hold, which ZeRO-3 does not ask for."""
+    words = ("--dry_run", "--gpus", "1", "--gpu_memory", "8", "--quant_bits", "4", "--deepspeed", "zero3_offload")
+    with caplog.at_level("INFO", logger="swiftlike"):
+        assert train.run(asked("rlhf", folder, *words)) is None
+    assert "estimated disk" in caplog.text
+    assert "estimated peak" not in caplog.text
 
 
 def test_cards_are_described_for_plans_only(folder: Path) -> None:
