@@ -251,6 +251,10 @@ def _train(run: Run) -> list[str]:
         problems.append("--dataset_test_ratio: nothing is held out of a stream; give --val_dataset")
     if run.data.streaming and train.dataloader_num_workers and _given(run, "dataloader_num_workers"):
         problems.append("--dataloader_num_workers: a stream is read by the training process itself; give 0 or nothing")
+    if not train.dry_run and (described := _given(run, "gpus", "gpu_memory")):
+        problems.append(
+            f"{_list(described)}: describes cards for --dry_run and `swiftlike plan`; a run takes those here"
+        )
     if train.deepspeed and train.fsdp:
         problems.append("--deepspeed and --fsdp both shard the model; give one of them")
     if train.deepspeed and train.on_nan == "skip":

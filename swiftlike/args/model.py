@@ -45,7 +45,7 @@ class ModelArgs:
     use_hf: bool = arg(True, "take ids from the Hugging Face hub; false: from ModelScope", restore="adapter")
     device_map: str | None = arg(
         None,
-        "where layers go: auto, a file or JSON; none: decided from the visible cards and processes",
+        "where layers go: auto, sequential, cpu, a file or JSON; none: decided from the visible cards and processes",
         aliases=("device_map_config", "device_map_config_path"),
     )
     max_memory: dict[str, str] = arg(

@@ -114,3 +114,7 @@ class TrainArgs:
         ge=0,
     )
     dry_run: bool = arg(False, "show rows, steps and memory, then stop without loading weights")
+    gpus: int | None = arg(
+        None, "with --dry_run or `swiftlike plan`: so many cards, there or not; none: those here", ge=1
+    )
+    gpu_memory: float | None = arg(None, "the same: GiB of each card; none: as much as those here have", ge=1)

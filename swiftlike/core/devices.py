@@ -37,3 +37,8 @@ def visible_devices(env: Mapping[str, str]) -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
     return [str(at) for at, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU"))]
+
+
+def amount(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

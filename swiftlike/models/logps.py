@@ -183,14 +183,16 @@ def add_scoring(model: nn.Module, chunk: int = 256, temperature: float = 1.0) ->
             return type(self).forward(self, hidden)  # not the bound method: PEFT copies heads that it trains whole
         bias = getattr(self, "bias", None)
         settings = {"chunk": chunk, "cap": cap, "scale": scale, "temperature": temperature}
-        return token_logps(hidden, self.weight, targets, bias=bias, **settings)
+        here = self.weight.device  # of a model on several cards, not where the trunk ends
+        return token_logps(hidden.to(here), self.weight, targets.to(here), bias=bias, **settings)
 
     def forward(self: nn.Module, *args: Any, targets: Tensor | None = None, **kwargs: Any) -> Any:
         if targets is None:
             return plain_forward(*args, **kwargs)
         return score(self, targets=targets, **kwargs)
 
-    head.forward = types.MethodType(head_forward, head)
+    # a device map wraps forward: what it wraps is replaced, so that weights kept elsewhere are still fetched
+    setattr(head, "_old_forward" if hasattr(head, "_hf_hook") else "forward", types.MethodType(head_forward, head))
     model.forward = types.MethodType(forward, model)
 
 
@@ -213,9 +215,11 @@ def score(  # noqa: PLR0913 - the tensors of a batch, by name
     attention_mask: Tensor | None = None,
     **vision: Tensor,
 ) -> Scores:
-    """One forward pass of the trunk, then the head at the predicting positions only."""
+    """One forward pass of the trunk, then the head at the predicting positions only. Where a model lies on several
+    cards, the numbers come back to the one that the batch is on."""
     hidden = hidden_states(model, input_ids, position_ids, segments, lines, attention_mask, **vision)
-    return model.get_output_embeddings()(hidden[predict], targets)
+    logps, means = model.get_output_embeddings()(hidden[predict.to(hidden.device)], targets)
+    return logps.to(predict.device), means.to(predict.device)
 
 
 def hidden_states(

@@ -70,10 +70,12 @@ def freeze_language_head(model: nn.Module) -> None:
 
 
 def rewards(model: nn.Module, pooling: str, *, pool_at: Tensor, pool_slots: Tensor, **batch: Tensor) -> Tensor:
-    """One forward pass of the trunk, then the head once for each slot; slots without a position get no number."""
-    hidden = hidden_states(model, **batch)[pool_at]
+    """One forward pass of the trunk, then the head once for each slot; slots without a position get no number. Of a
+    model on several cards, pooling is done where the trunk ends, and the numbers come back to the batch's."""
+    hidden = hidden_states(model, **batch)
     slots, index = torch.unique_consecutive(pool_slots, return_inverse=True)
-    return model.v_head(pool(hidden, index, len(slots), pooling))
+    pooled = pool(hidden[pool_at.to(hidden.device)], index.to(hidden.device), len(slots), pooling)
+    return model.v_head(pooled).to(pool_slots.device)
 
 
 def pool(hidden: Tensor, index: Tensor, slots: int, pooling: str) -> Tensor:

@@ -13,7 +13,16 @@ from swiftlike.core.errors import UserError
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
 from swiftlike.models.features import look_once
-from swiftlike.models.load import DTYPES, NATIVE, fit_separator, load_model, locate, quantization, weight_dtype
+from swiftlike.models.load import (
+    DTYPES,
+    NATIVE,
+    fit_separator,
+    load_config,
+    load_model,
+    locate,
+    quantization,
+    weight_dtype,
+)
 from swiftlike.models.logps import add_scoring
 from swiftlike.models.placement import device_map, local_processes
 from swiftlike.models.reference import AdapterOff, FrozenCopy, OtherAdapter, Reference, Stored, fingerprint
@@ -30,7 +39,7 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
         source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
     if not is_reward(card):
         _must_have_language_head(source.folder)
-    model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint))
+    model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint, checkpoint.config))
     fit_separator(model, checkpoint.tokenizer)
     torch.manual_seed(run.train.seed)  # an adapter starts the same, however the weights were loaded (ZeRO-3 draws some)
     # transformers would make all embeddings need gradients for gradient checkpointing, and backward pass through frozen
@@ -69,13 +78,14 @@ def _must_have_language_head(folder: Path) -> None:
         )
 
 
-def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+def _keywords(run: Run, checkpoint: Checkpoint, config: Any) -> dict[str, Any]:
     dtype = DTYPES[run.model.torch_dtype]
     sharded = bool(run.train.fsdp) or (run.train.deepspeed or "").startswith("zero3")
+    kept = weight_dtype(dtype, run.tuner.sft_type == "full")
     return {
-        "dtype": weight_dtype(dtype, run.tuner.sft_type == "full"),
+        "dtype": kept,
         "attn_implementation": checkpoint.attention,
-        **device_map(run.model.device_map, dict(run.model.max_memory), sharded),
+        **device_map(run.model, config, kept, sharded),
         **quantization(run.model.quant_bits, run.model.quant_method, dtype),
         **run.model.model_kwargs,
     }
@@ -130,7 +140,7 @@ def _second_model(run: Run, checkpoint: Checkpoint, card: LossCard) -> tuple[Ref
         model = dc.replace(model, model_revision=rlhf.ref_model_revision, **named)
     source = locate(model)
     _must_have_language_head(source.folder)
-    copy = load_model(source, **_keywords(run, checkpoint))
+    copy = load_model(source, **_keywords(run, checkpoint, load_config(source)))
     fit_separator(copy, checkpoint.tokenizer)
     add_scoring(copy, run.train.logprob_chunk, card.temperature(run.loss))
     no_dropout(copy)

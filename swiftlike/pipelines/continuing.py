@@ -20,18 +20,16 @@ from swiftlike.pipelines.rows import Data
 from swiftlike.pipelines.settings import total_steps
 
 log = get_logger(__name__)
-MAY_CHANGE = set(
-    [
-        "device_map",
-        "max_memory",
-        "attn_impl",
-        "use_hf",
-        "model_kwargs",
-        "trust_remote_code",
-        "model_revision",
-        "use_safetensors",
-    ]
-)
+MAY_CHANGE = {
+    "device_map",
+    "max_memory",
+    "attn_impl",
+    "use_hf",
+    "model_kwargs",
+    "trust_remote_code",
+    "model_revision",
+    "use_safetensors",
+}
 # What decides which weights there are: others cannot be continued from, whoever asks.
 SHAPE = {
     "model",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses as dc
-import math
 from typing import Any
 
+from swiftlike.core.devices import amount
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.packed import Packed
@@ -17,13 +17,6 @@ from swiftlike.pipelines.prepare import Checkpoint
 from swiftlike.pipelines.preview import lengths, quantiles
 from swiftlike.pipelines.rewards import is_reward
 from swiftlike.pipelines.settings import total_steps
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def amount(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -52,25 +45,15 @@ class Plan:
             f"parameters: {self.parameters:,}, trained: {self.trainable:,} ({share:.3f} %)",
             f"training groups: {self.groups:,}, optimiser steps: {self.steps:,}",
             *tokens,
-            f"estimated peak memory per device: {amount(self.peak)} ({parts})",
+            *([f"estimated peak memory per device: {amount(self.peak)} ({parts})"] if self.memory else []),
             f"estimated disk for kept checkpoints: {amount(self.disk)}",
         ]
 
 
-def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed) -> Plan:
-    """Build the model without weights and count."""
-    model = skeleton(checkpoint.config)
-    whole = sum(p.numel() for p in model.parameters())
-    if run.tuner.sft_type == "lora":
-        model = _with_lora(model, run, checkpoint, card)
-    else:
-        freeze(model, checkpoint.source.card, run.tuner)
-    if is_reward(card):
-        freeze_language_head(base_of(model))
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if is_reward(card):
-        trainable += hidden_size(base_of(model))
-    state = 16 if run.tuner.sft_type == "lora" else 12  # gradient and Adam moments in float32; LoRA's weights too
+def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed, memory: dict[str, int]) -> Plan:
+    """Build the model without weights and count. `memory` is what one device needs, empty where nobody asks."""
+    whole, model = tuned(run, checkpoint, card, checkpoint.config)
+    trainable = trained(model, card)
     train = run.train
     kept = train.num_save_checkpoint or train.save_total_limit or total_steps(run, len(groups)) // 50 + 1
     saved = (trainable if run.tuner.sft_type == "lora" else whole) * 12  # weights and Adam moments
@@ -80,9 +63,28 @@ def make_plan(run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed) 
         steps=total_steps(run, len(groups)),
         groups=len(groups),
         tokens={name: quantiles(values) for name, values in lengths(groups, checkpoint).items()},
-        memory=_memory(run, checkpoint, card, groups, {"whole": whole, "state": trainable * state}),
+        memory=memory,
         disk=kept * saved,
     )
+
+
+def tuned(run: Run, checkpoint: Checkpoint, card: LossCard, config: Any) -> tuple[int, Any]:
+    """Weights of the bare model, and the model without weights with what is trained of it."""
+    model = skeleton(config)
+    whole = sum(p.numel() for p in model.parameters())
+    if run.tuner.sft_type == "lora":
+        model = _with_lora(model, run, checkpoint, card)
+    else:
+        freeze(model, checkpoint.source.card, run.tuner)
+    if is_reward(card):
+        freeze_language_head(base_of(model))
+    return whole, model
+
+
+def trained(model: Any, card: LossCard) -> int:
+    """Weights that learn, a reward model's head among them."""
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return count + (hidden_size(base_of(model)) if is_reward(card) else 0)
 
 
 def _with_lora(model: Any, run: Run, checkpoint: Checkpoint, card: LossCard) -> Any:
@@ -113,35 +115,6 @@ def _lora_words(run: Run) -> str:
     targets = shape.target_modules
     named = targets if isinstance(targets, str) else " ".join(sorted(targets or ()))
     return f"LoRA rank {shape.r} on {named}, continued from {continued}"
-
-
-def _memory(
-    run: Run, checkpoint: Checkpoint, card: LossCard, groups: Packed, weights: dict[str, int]
-) -> dict[str, int]:
-    """Weights (with a second copy where the reference needs one), gradients and optimiser, activations of the largest
-    batch, one chunk of logits. Activations follow the usual count of 34 hidden sizes per token and layer, of which
-    gradient checkpointing keeps one per layer and all of a single layer."""
-    text = checkpoint.config.get_text_config()
-    width = BYTES[run.model.torch_dtype]
-    second = card.needs_reference(run.loss) and (
-        run.tuner.sft_type == "full" or run.rlhf.ref_model or run.rlhf.ref_model_type
-    )
-    copies = 2 if second else 1
-    full = run.tuner.sft_type == "full"
-    per_weight = 4 if full else {0: width, 8: 1, 4: 0.55}[run.model.quant_bits]
-    shared = checkpoint.layout == "shared"
-    sizes = groups.shared_lengths if shared else groups.longest * groups.sizes
-    tokens = int(sizes.max(initial=0)) * run.train.batch_size
-    layers, hidden = text.num_hidden_layers, text.hidden_size
-    recomputed = math.ceil(layers / run.train.checkpointing_every_n_layers) if run.train.gradient_checkpointing else 0
-    kept = recomputed + 34 * (layers - recomputed + (recomputed > 0))  # one of the recomputed layers at a time is whole
-    devices = max(world_size(), 1) if run.train.deepspeed in ("zero3", "zero3_offload") or run.train.fsdp else 1
-    return {
-        "weights": int(weights["whole"] * per_weight * copies / devices),
-        "gradients and optimiser": weights["state"] // devices,
-        "activations": tokens * hidden * kept * width,
-        "logits": 0 if is_reward(card) else min(run.train.logprob_chunk, tokens) * text.vocab_size * 4 * 2,
-    }
 
 
 def headline(run: Run, checkpoint: Checkpoint, card: LossCard) -> list[str]:

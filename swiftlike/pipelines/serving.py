@@ -259,7 +259,7 @@ def _keywords(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "dtype": dtype,
         "attn_implementation": checkpoint.attention,
-        **device_map(model.device_map, dict(model.max_memory), sharded=False),
+        **device_map(model, checkpoint.config, dtype),
         **quantization(model.quant_bits, model.quant_method, dtype),
         **model.model_kwargs,
     }

@@ -48,7 +48,8 @@ def derive(run: Run, pictures: bool) -> Run:
     if train.num_save_checkpoint is not None:
         values["save_total_limit"] = None
     if run.model.torch_dtype == "auto":
-        values["torch_dtype"] = str(choose_dtype("auto")).removeprefix("torch.")
+        described = bool(train.gpus or train.gpu_memory)  # cards that are not here: they can
+        values["torch_dtype"] = "bfloat16" if described else str(choose_dtype("auto")).removeprefix("torch.")
     if run.origin.get("dataloader_num_workers", "default") == "default" and (not pictures or run.data.streaming):
         values["dataloader_num_workers"] = 0  # rows are tokens already: a worker would only copy them
     return run.replace("derived", **values) if values else run
@@ -103,7 +104,7 @@ def training_arguments(run: Run, folder: Path, steps: int, evaluates: bool, visi
         "warmup_steps": train.warmup_steps or math.ceil(train.warmup_ratio * steps),
         "report_to": train.report_to or "none",
         "data_seed": run.data.dataset_seed,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available() or run.model.device_map == "cpu",
         "ddp_find_unused_parameters": vision_trained,
         "remove_unused_columns": False,
         "label_names": [],

@@ -81,9 +81,7 @@ def run(run: Run) -> Trained | int | None:
     checkpoint = open_checkpoint(run, weights=False)
     run = seeded(run)
     data = read_data(run, checkpoint, card)
-    run = kept_pooling(derive(run, data.pictures), card)
-    if values := card.derive(data.train.briefs, run.loss):
-        run = run.replace("derived", **values)
+    run = settled(run, card, data)
     for line in headline(run, checkpoint, card):
         log.info("%s", line)
     if advice := card.advice(data.train.briefs, run.loss, run.train.batch_size * world_size()):
@@ -92,8 +90,8 @@ def run(run: Run) -> Trained | int | None:
     spaced = spaced_steps(run, len(data.train))
     if resume_folder(run) is not None and nothing_left(run, data, spaced):
         return None
-    plan = make_plan(run, checkpoint, card, data.train)
-    for line in plan.lines():
+    memory, placed = estimate(run, checkpoint, card, data) if run.train.dry_run else ({}, [])
+    for line in [*make_plan(run, checkpoint, card, data.train, memory).lines(), *placed]:
         log.info("%s", line)
     if run.train.dry_run:
         return None
@@ -108,6 +106,20 @@ def run(run: Run) -> Trained | int | None:
     if is_main():
         log.info("finished: %s", folder)
     return Trained(folder, _last_numbers(trainer.state.log_history))
+
+
+def settled(run: Run, card: LossCard, data: Data) -> Run:
+    """The run with every value decided that the rows decide."""
+    run = kept_pooling(derive(run, data.pictures), card)
+    values = card.derive(data.train.briefs, run.loss)
+    return run.replace("derived", **values) if values else run
+
+
+def estimate(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data) -> tuple[dict[str, int], list[str]]:
+    """Memory of one device as the run is placed, by part, and where its layers go."""
+    from swiftlike.pipelines.planner import estimate_run  # gone through for --dry_run only
+
+    return estimate_run(run, checkpoint, card, data)
 
 
 def leave_together() -> None:

@@ -8,6 +8,7 @@ from swiftlike.core.dotted import resolve
 COMMANDS = {
     "sft": ("swiftlike.cli.commands.sft:COMMAND", "Train on good answers (supervised)."),
     "rlhf": ("swiftlike.cli.commands.rlhf:COMMAND", "Train on preferences: dpo, simpo, orpo, cpo, kto ..."),
+    "plan": ("swiftlike.cli.commands.plan:COMMAND", "Estimate the memory of a training run under every placement."),
     "infer": ("swiftlike.cli.commands.infer:COMMAND", "Answer: the rows of a data set, or in a conversation."),
     "deploy": ("swiftlike.cli.commands.deploy:COMMAND", "Serve a model as OpenAI's API does."),
     "check": ("swiftlike.cli.commands.check:COMMAND", "Read data sets and report every row that cannot be used."),

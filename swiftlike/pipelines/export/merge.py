@@ -171,7 +171,8 @@ def _with_adapters(run: Run, opened: Opened) -> Any:
 
 
 def _keywords(run: Run, opened: Opened) -> dict[str, Any]:
-    placed = device_map(run.model.device_map, dict(run.model.max_memory), sharded=False) if run.model.device_map else {}
+    whole = dc.replace(run.model, quant_bits=0)  # that flag is about what is written
+    placed = device_map(whole, opened.checkpoint.config, torch.float32) if run.model.device_map else {}
     usual = {"dtype": torch.float32, "attn_implementation": opened.checkpoint.attention}
     return {**usual, **placed, **run.model.model_kwargs}
 

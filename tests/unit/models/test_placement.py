@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import families
 import pytest
+import torch
 
 from swiftlike.core.devices import own_devices
 from swiftlike.core.errors import UserError
@@ -18,8 +23,6 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     """Pretend to have cards: only their number and free memory are asked for."""
 
     def make(cards: int, processes: int = 1, rank: int = 0) -> None:
-        import torch
-
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: (FREE[d] << 30, 80 << 30))
         everyone = [[FREE[d] * 9 * 2**30 // 10 for d in range(r, cards, processes)] for r in range(processes)]
@@ -53,65 +56,62 @@ def test_cards_that_cannot_be_shared(cards: int, processes: int) -> None:
         own_devices(cards, processes, 0)
 
 
+def placed(requested: str | None = None, sharded: bool = False, **max_memory: str) -> dict[str, Any]:
+    asked = SimpleNamespace(device_map=requested, max_memory=max_memory, quant_bits=0)
+    return device_map(asked, families.config("llama"), torch.float32, sharded)
+
+
 @pytest.mark.parametrize(("cards", "processes"), [(0, 1), (0, 2), (1, 1), (2, 2)])
-def test_one_card_or_none_needs_no_map(machine, cards: int, processes: int) -> None:
+@pytest.mark.parametrize("requested", [None, "auto"])
+def test_one_card_or_none_needs_no_map(machine, cards: int, processes: int, requested: str | None) -> None:
     machine(cards, processes)
-    assert device_map(None, {}, sharded=False) == {}
+    assert placed(requested) == {}
 
 
-def test_one_process_takes_all_cards(machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
+@pytest.mark.parametrize("requested", [None, "auto", "balanced"])
+def test_one_process_takes_all_cards(machine, requested: str | None) -> None:
     machine(4)
-    placed = device_map(None, {}, sharded=False)
-    assert placed["device_map"] == "auto"
-    assert set(placed["max_memory"]) == {0, 1, 2, 3}
-    assert all(limit <= FREE[d] << 30 for d, limit in placed["max_memory"].items())
+    found = placed(requested)["device_map"]
+    assert set(found.values()) <= {0, 1, 2, 3}
+    assert len(set(found.values())) > 1
     assert "ACCELERATE_BYPASS_DEVICE_MAP" not in os.environ
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_fewer_processes_than_cards(machine, rank: int) -> None:
-    """The other process's cards get nothing, and every rank makes the same map."""
-    import os
-
-    machine(4, processes=2, rank=rank)
-    limits = device_map(None, {}, sharded=False)["max_memory"]
-    assert {d for d, limit in limits.items() if limit} == {rank, rank + 2}
-    assert os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] == "true"
-
-
-def test_every_rank_makes_the_same_map(machine) -> None:
-    shares = []
+def test_every_rank_makes_the_same_map_over_its_own_cards(machine) -> None:
+    """Card 1 has half as much free as the others."""
+    maps = []
     for rank in (0, 1):
         machine(4, processes=2, rank=rank)
-        limits = device_map(None, {}, sharded=False)["max_memory"]
-        shares.append([limits[d] for d in (rank, rank + 2)])
-    assert shares[0] == shares[1]  # card 1 has half as much free as the others
+        found = placed()["device_map"]
+        assert set(found.values()) == {rank, rank + 2}
+        assert os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] == "true"
+        maps.append({name: card - rank for name, card in found.items()})
+    assert maps[0] == maps[1]
 
 
 def test_sharded_engines_place_parameters_themselves(machine) -> None:
     machine(4)
-    assert device_map("auto", {"0": "10GiB"}, sharded=True) == {}
+    assert placed("auto", True, **{"0": "10GiB"}) == {}
 
 
 def test_memory_limits(machine) -> None:
     machine(2)
-    assert device_map(None, {"0": "10GiB", "1": "20GiB"}, sharded=False) == {
-        "device_map": "auto",
-        "max_memory": {0: "10GiB", 1: "20GiB"},
-    }
-    assert device_map("auto", {"0": "1GiB", "cpu": "9GiB"}, False)["max_memory"] == {0: "1GiB", "cpu": "9GiB"}
+    assert set(placed(**{"0": "0GiB", "1": "20GiB", "cpu": "1GiB"})["device_map"].values()) == {1}
+    machine(1)
+    with pytest.raises(UserError, match=r"and may take 0\.0 MiB"):
+        placed(**{"0": "20KB"})
+    with pytest.raises(UserError, match="--max_memory"):
+        placed(**{"0": "much"})
 
 
 def test_a_map_of_the_users_own(machine, tmp_path: Path) -> None:
     machine(2)
     path = tmp_path / "map.json"
     path.write_text('{"model": 0, "lm_head": 1}')
-    wanted = {"device_map": {"model": 0, "lm_head": 1}}
-    assert device_map(str(path), {}, sharded=False) == wanted
-    assert device_map('{"model": 0, "lm_head": 1}', {}, sharded=False) == wanted
-    assert device_map("balanced", {}, sharded=False) == {"device_map": "balanced"}
+    for requested in (str(path), path.read_text()):
+        assert placed(requested) == {"device_map": {"model": 0, "lm_head": 1}}
+    assert placed("cpu") == {"device_map": {"": "cpu"}}
+    assert placed("cuda:1") == {"device_map": {"": "cuda:1"}}
 
 
 def test_local_processes(machine) -> None:
