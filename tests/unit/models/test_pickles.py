@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 
 from swiftlike.args.lora import TunerArgs
 from swiftlike.args.model import ModelArgs
+from swiftlike.cli.commands import load as load_command
+from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
 from swiftlike.losses.beta_dpo import State
 from swiftlike.models.load import load_model, locate
 from swiftlike.models.reward_files import load_reward_model
 from swiftlike.models.tuning import add_lora
 from swiftlike.pipelines.export.layouts import to_peft
+from swiftlike.pipelines.serving import open_model
 from swiftlike.trainers.checkpoint import read_state
 
 
@@ -89,7 +92,9 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_an_adapter_of_pickles_is_refused(folders: Path, adapter: Path, tmp_path: Path) -> None:
     source = locate(ModelArgs(model=str(folders / "llama")))
+    asked, _ = build_run(load_command("infer"), ["--model_type", "tiny-llama", "--adapters", str(adapter)], {})
     for load in (
+        lambda: open_model(asked),
         lambda: add_lora(load_model(source), source.card, TunerArgs(adapters=[str(adapter)]), dropout=False),
         lambda: load_reward_model(adapter),
     ):
