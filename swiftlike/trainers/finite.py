@@ -130,6 +130,12 @@ class _Judge(TrainerCallback):
         self.trainer.judge_step()
 
 
+def _plain(norm: Any) -> float:
+    """A gradient norm as a number: of sharded weights it is still spread over the ranks."""
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return 0.0 if whole is None else float(whole)
+
+
 def _some(rows: list[str]) -> list[str]:
     """As many as one reads."""
     more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
