@@ -77,6 +77,12 @@ def quiet_third_parties() -> None:
         logging.getLogger(name).setLevel(logging.WARNING if is_main() else logging.ERROR)
     for name in _SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # sets its own level when it is imported, by whoever finds it installed, and writes to stdout, where results go
+    logging.getLogger("DeepSpeed").addFilter(_errors)
+
+
+def _errors(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def warn_once(message: str) -> None:
