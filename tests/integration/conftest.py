@@ -30,6 +30,21 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def plugins_go() -> Iterator[None]:
+    """What plugins have added in this process is taken away when the module's tests are done."""
+    from transformers.trainer_callback import DefaultFlowCallback
+
+    from swiftlike.losses import LOSSES
+
+    names, extra, begin = set(LOSSES.names()), list(LOSSES._extra), DefaultFlowCallback.on_step_begin
+    yield
+    for name in set(LOSSES.names()) - names:
+        del LOSSES._cards[name]
+    LOSSES._extra[:] = extra
+    DefaultFlowCallback.on_step_begin = begin
+
+
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """19 preference pairs of very different lengths: an odd number, so that every split of a step leaves a tail."""

@@ -17,6 +17,7 @@ from swiftlike.core.files import latest, whole_checkpoints
 
 from .runs import Started, read, same, start, started_by, train
 
+pytestmark = pytest.mark.usefixtures("plugins_go")
 COMMON = {"model_type": "tiny-llama", "rlhf_type": "dpo", "batch_size": 4, "save_strategy": "steps", "save_steps": 1}
 GREEDY = """
 import dataclasses as dc

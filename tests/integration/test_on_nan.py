@@ -42,6 +42,7 @@ def steep(record, args) -> Loss:
 for fn in (spoilt, steep):
     LOSSES.add(dc.replace(DPO, name=fn.__name__, fn=fn))
 """
+pytestmark = pytest.mark.usefixtures("plugins_go")
 COMMON = {
     "model_type": "tiny-llama",
     "rlhf_type": "spoilt",

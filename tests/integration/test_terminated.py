@@ -33,6 +33,7 @@ def slowly(self, args, state, control, **more):
 
 DefaultFlowCallback.on_step_begin = slowly
 """
+pytestmark = pytest.mark.usefixtures("plugins_go")
 COMMON = {
     "model_type": "tiny-llama",
     "rlhf_type": "dpo",
