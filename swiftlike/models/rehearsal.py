@@ -235,8 +235,11 @@ def _step(model: Any, mask: Any, batch: Batch, way: Way) -> None:
 
 def recompute(model: Any, every: int) -> None:
     """Gradient checkpointing as the trainer turns it on, under the name that this transformers has for it."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "every_n_layers": every})
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        enable({"use_reentrant": False}, every_n_layers=every)
 
 
 @contextlib.contextmanager
