@@ -22,8 +22,6 @@ from swiftlike.models import attention
 from swiftlike.models.layout import PAD, allowed, group_mask
 from swiftlike.models.logps import add_scoring
 
-FEW = 2, 3  # layers that are gone through; all others cost what the third one adds to two
-
 
 @dc.dataclass(frozen=True)
 class Step:
@@ -39,14 +37,17 @@ class Step:
         """All of it."""
         return self.gradients + self.logits + self.activations
 
-    def beyond(self, other: Step, times: int) -> Step:
-        """This one, and `times` what it has more than another."""
-        each = dc.astuple(self.less(other))
-        return Step(*(max(a + times * b, 0) for a, b in zip(dc.astuple(self), each, strict=True)))
+    def plus(self, each: Step, times: int) -> Step:
+        """This one and so many times another."""
+        return Step(*(max(a + times * b, 0) for a, b in zip(dc.astuple(self), dc.astuple(each), strict=True)))
 
     def less(self, other: Step) -> Step:
         """The difference, part by part."""
         return Step(*(a - b for a, b in zip(dc.astuple(self), dc.astuple(other), strict=True)))
+
+    def over(self, parts: int) -> Step:
+        """One of so many equal parts."""
+        return Step(*(one // parts for one in dc.astuple(self)))
 
 
 @dc.dataclass(frozen=True, kw_only=True)
@@ -131,11 +132,15 @@ def rehearse(build: Callable[[Any], Any], config: Any, batch: Batch, way: Way) -
     """The peak of one micro-batch of the model that `build` makes, without weights, of a configuration; and what each
     layer adds to it.
 
-    Two passes over models of few layers tell what one layer adds; a model has many that are alike.
+    Two passes over models of few layers tell what more of them add; a model has many that are alike. Where one layer
+    in n is recomputed, n more are looked at together.
     """
-    layers = config.get_text_config().num_hidden_layers
-    few, more = (_rehearsed(build, shortened(config, n), batch, way) for n in FEW)
-    return more.beyond(few, layers - FEW[1]), more.less(few)
+    layers, period = config.get_text_config().num_hidden_layers, max(way.every, 1)
+    few = min(2, layers)
+    more = min(few + period, layers)
+    low, high = (_rehearsed(build, shortened(config, n), batch, way) for n in (few, more))
+    each = high.less(low).over(max(more - few, 1))
+    return high.plus(each, layers - more), each
 
 
 def shortened(config: Any, layers: int) -> Any:
@@ -235,8 +240,11 @@ def _step(model: Any, mask: Any, batch: Batch, way: Way) -> None:
 
 def recompute(model: Any, every: int) -> None:
     """Gradient checkpointing as the trainer turns it on, under the name that this transformers has for it."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "every_n_layers": every})
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        enable({"use_reentrant": False}, every_n_layers=every)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from swiftlike.core.devices import amount, own_devices, visible_devices
+from swiftlike.core.errors import UserError
 from swiftlike.core.log import get_logger, world_size
 from swiftlike.core.merge import Run
 from swiftlike.data.bucketing import Pick
@@ -151,7 +152,11 @@ def estimate_run(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data) -
     name = _placed(run, len(mine), world_size())
     mapped = name == "device map"
     spread = _spread(run, checkpoint, cards, mine) if mapped else None
-    facts = facts_of(run, checkpoint, card, data)
+    try:
+        facts = facts_of(run, checkpoint, card, data)
+    except UserError as error:
+        log.warning("%s", error)
+        return {}, spread.lines() if spread is not None else []
     count = len(mine) if mapped else max(world_size(), 1)
     found = {one.name: one.memory for one in placements(facts, count, spread, bool(run.model.quant_bits))}
     return found.get(name, {}), spread.lines() if spread is not None else []
@@ -171,8 +176,6 @@ def _placed(run: Run, own: int, ranks: int) -> str:
 
 def estimates(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, cards: Cards) -> list[Placement]:
     """Every placement on these cards. A model that no device map can hold has none."""
-    from swiftlike.core.errors import UserError
-
     facts = facts_of(run, checkpoint, card, data)
     try:
         spread = _spread(run, checkpoint, cards, list(range(cards.count))) if cards.count > 1 else None
@@ -249,12 +252,12 @@ def _step(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data, weights:
         head=not is_reward(card),
         chunk=train.logprob_chunk,
     )
-    return rehearse(
-        lambda config: tuned(run, checkpoint, card, config)[1],
-        checkpoint.config,
-        _largest(run, checkpoint, card, data),
-        way,
-    )
+    batch = _largest(run, checkpoint, card, data)
+    try:
+        return rehearse(lambda config: tuned(run, checkpoint, card, config)[1], checkpoint.config, batch, way)
+    except RuntimeError as error:  # what it computes depends on numbers, as a choice of experts may
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"the memory of {checkpoint.source.name} is not estimated: {reason}") from error
 
 
 def _largest(run: Run, checkpoint: Checkpoint, card: LossCard, data: Data) -> Batch:

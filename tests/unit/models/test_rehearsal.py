@@ -40,6 +40,7 @@ CASES = {
     "lora": {},
     "lora-kept": {"every": 0},
     "lora-half": {"every": 0, "dtype": "bfloat16"},
+    "lora-every-second": {"every": 2},
     "full": {"full": True},
     "full-kept": {"full": True, "every": 0},
     "full-accumulated": {"full": True, "accumulates": True},
