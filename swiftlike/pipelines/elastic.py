@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from swiftlike.core.parent import PARENT
+
 # Seconds that processes have after SIGTERM to finish a step and save before they are killed; torchrun's own are 30.
 # Those whose neighbour has failed get 30 all the same.
 LEAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}
@@ -24,6 +26,7 @@ def main(words: Sequence[str]) -> NoReturn:
     """Run torchrun and end as its first failing process did: 128 + n after signal n, so 130 after Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="swiftlike-") as folder:
         os.environ[SPOKEN] = str(Path(folder) / "spoken")
+        os.environ[PARENT] = str(os.getpid())  # processes whose launcher is killed would train on, seen by nobody
         os.environ.update({name: value for name, value in LEAVING.items() if name not in os.environ})
         try:
             code = _run(words)

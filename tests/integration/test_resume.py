@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses as dc
 import json
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from swiftlike.core.errors import UserError
 
-from .runs import Ran, read, same, start, train, write_rows
+from .runs import Ran, Started, read, same, start, started_by, train, write_rows
 
 COMMON = {
     "model_type": "tiny-llama",
@@ -128,24 +131,40 @@ def test_an_unfinished_checkpoint_is_refused(stopped: Ran, pairs: Path, tmp_path
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["the process", "a rank", "the launcher"])
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(victim: str, pairs: Path, tmp_path: Path) -> None:
     from swiftlike.core.files import latest
 
+    processes = 1 if victim == "the process" else 2
     flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "max_steps": 40, "save_steps": 2, "report_to": "none"}
     killed = tmp_path / "killed"
-    process = start("rlhf", killed, **flags, add_version=False)
+    process = start("rlhf", killed, **flags, add_version=False, processes=processes, batch_size=8 // processes)
     deadline = time.monotonic() + 240
     while process.poll() is None and not (killed / "checkpoint-6").is_dir() and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.kill()
-    text, _ = process.communicate()
-    assert process.returncode == -9, text
+    os.kill(ranks(process)[1] if victim == "a rank" else process.pid, signal.SIGKILL)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == (137 if victim == "a rank" else -9), text
+    while (left := started_by(process)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, "a process is left that trains for nobody"
 
     where = latest(killed)
     step = int(where.name.rpartition("-")[2])
     assert 2 <= step < 40
     rest = train("rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=where)
     whole = train("rlhf", tmp_path / "whole", **flags)
-    same(rest, dc.replace(whole, lines=whole.lines[step:]), relative=0, absolute=0)
+    exact = {"relative": 0, "absolute": 0} if processes == 1 else {}
+    same(rest, dc.replace(whole, lines=whole.lines[step:]), **exact)
     done = read(killed)
     same(done, dc.replace(whole, lines=whole.lines[: len(done.lines)]))
+
+
+def ranks(process: Started) -> dict[int, int]:
+    """Process ids of the ranks that a launcher has started."""
+    found = {}
+    for pid in started_by(process):
+        with contextlib.suppress(OSError):
+            values = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found |= {int(value.removeprefix(b"RANK=")): pid for value in values if value.startswith(b"RANK=")}
+    return found
