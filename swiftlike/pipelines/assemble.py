@@ -39,9 +39,9 @@ def policy(run: Run, checkpoint: Checkpoint, card: LossCard, folder: Path) -> An
         source = dc.replace(source, folder=Path(run.train.resume_from_checkpoint), loader=NATIVE)
     if not is_reward(card):
         _must_have_language_head(source.folder)
-    model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint, checkpoint.config))
+    with torch.random.fork_rng(devices=[]):  # ZeRO-3 draws while it loads, and an adapter shall start as anywhere else
+        model = (load_trunk if is_reward(card) else load_model)(source, **_keywords(run, checkpoint, checkpoint.config))
     fit_separator(model, checkpoint.tokenizer)
-    torch.manual_seed(run.train.seed)  # an adapter starts the same, however the weights were loaded (ZeRO-3 draws some)
     # transformers would make all embeddings need gradients for gradient checkpointing, and backward pass through frozen
     # towers; the kind of checkpointing that we use (not reentrant) does not want it
     model.enable_input_require_grads = lambda: None

@@ -100,7 +100,8 @@ def test_weights_alone_are_checked_as_well(copy: Path, pairs: Path, tmp_path: Pa
 
 def test_one_of_two_processes_reads_it_and_both_leave(copy: Path, tmp_path: Path) -> None:
     cut(copy / "checkpoint-3" / "optimizer.pt")
-    process = start("rlhf", tmp_path / "rest", processes=2, resume_from_checkpoint=copy / "checkpoint-3")
+    flags = {"batch_size": 2, "resume_from_checkpoint": copy / "checkpoint-3"}  # each: else that is refused as well
+    process = start("rlhf", tmp_path / "rest", processes=2, **flags)
     text, _ = process.communicate(timeout=240)
     assert process.returncode == 2
     assert text.count("checkpoint-3 is damaged") == 1

@@ -27,7 +27,7 @@ def leaks(*folders: Path) -> list[str]:
 
 
 def run(argv: list[str], cache: Path) -> str:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SWIFTLIKE_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SWIFTLIKE_", "TENSORBOARD_"))}
     env |= {name: f"{CANARY}-{name}" for name in NAMES} | {"SWIFTLIKE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "swiftlike", *argv], env=env, capture_output=True, timeout=900)
     said = (done.stdout + done.stderr).decode()

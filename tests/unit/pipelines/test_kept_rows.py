@@ -21,10 +21,11 @@ from swiftlike.core import cache
 from swiftlike.core.errors import UserError
 from swiftlike.data import kept
 from swiftlike.pipelines import rows
+from swiftlike.pipelines.continuing import made_of
 from swiftlike.pipelines.prepare import open_checkpoint
 from swiftlike.pipelines.rows import Data, read_data
 from swiftlike.pipelines.settings import seeded
-from swiftlike.pipelines.train import data_digest, loss_card
+from swiftlike.pipelines.train import loss_card
 
 
 class Said(logging.Handler):
@@ -74,7 +75,7 @@ def read(folder: Path, *words: str) -> tuple[Data, str]:
     run = seeded(build_run(load("rlhf"), [*argv, *words], {})[0])
     run = run.replace("test", gradient_accumulation_steps=1)
     data = read_data(run, open_checkpoint(run, weights=False), loss_card(run))
-    return data, data_digest(run, data)
+    return data, made_of(run, data)["data"]
 
 
 def entries(folder: Path) -> list[Path]:
