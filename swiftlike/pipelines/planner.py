@@ -115,16 +115,11 @@ def _words(run: Run, found: dict[str, list[Placement]], cards: Cards) -> list[st
 
 def typed(best: Placement, run: Run, kind: str) -> str:
     """The command of a placement, in short."""
-    names, flags = best.flags.partition("--")[0].strip(), best.flags.partition("--")[1:]
-    sft = run.rlhf.rlhf_type == "sft"
-    words = [
-        names,
-        "swiftlike",
-        "sft" if sft else f"rlhf --rlhf_type {run.rlhf.rlhf_type}",
-        f"--sft_type {kind}",
-        "...",
-    ]
-    return " ".join(word for word in [*words, "".join(flags)] if word)
+    words = best.flags.split()
+    variables = [word for word in words if "=" in word]
+    objective = run.rlhf.rlhf_type
+    command = "sft" if objective == "sft" else f"rlhf --rlhf_type {objective}"
+    return " ".join([*variables, "swiftlike", command, f"--sft_type {kind} ...", *words[len(variables) :]])
 
 
 def advice(run: Run, kind: str) -> str:

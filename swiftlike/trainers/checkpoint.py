@@ -57,8 +57,6 @@ class CheckpointTrainer(FiniteTrainer):
         return loader
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:  # all ranks come here; what is sharded has been gathered
-            return
         folder = Path(output_dir or self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model)
         reward = self.card.record == "rewards"

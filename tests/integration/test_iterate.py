@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from .judges import judge
 
 COPY = """
 import sys, time, pathlib
@@ -322,50 +322,36 @@ stages:
 """
 
 
-class Judge(BaseHTTPRequestHandler):
+class Busy:
     """Too busy at first, then marks; about rows that say so it talks rubbish or breaks."""
 
-    busy = 0
+    left = 0
 
-    def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        Judge.busy -= 1
-        status = 429 if Judge.busy >= 0 else 500 if "breaks" in asked else 200
-        said = "what a day" if "rubbish" in asked else "[[7]]"
-        message = {"role": "assistant", "content": said}
-        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "j",
-                "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}  # fmt: skip
-        data = json.dumps(body if status == 200 else {"error": {"message": "no", "type": "x"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Not on stderr."""
+    @classmethod
+    def says(cls, asked: str, key: str) -> tuple[int, str]:
+        cls.left -= 1
+        if cls.left >= 0 or "breaks" in asked:
+            return 429 if cls.left >= 0 else 500, "no"
+        return 200, "what a day" if "rubbish" in asked else "[[7]]"
 
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Iterator[Callable[[list[str]], Path]]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-
     def make(answers: list[str]) -> Path:
         rows = [{"prompt": f"q{k}", "completions": [answer, "ok"]} for k, answer in enumerate(answers)]
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         text = JUDGED.replace("OUT", str(tmp_path / "out")).replace("ROWS", str(tmp_path / "rows.jsonl"))
         text = text.replace("CACHE", str(tmp_path / "replies.sqlite"))
         path = tmp_path / "judged.yaml"
-        path.write_text(text.replace("URL", f"http://127.0.0.1:{server.server_port}/v1"))
+        path.write_text(text.replace("URL", url))
         return path
 
-    yield make
-    server.shutdown()
+    with judge(Busy.says) as url:
+        yield make
 
 
 def test_a_judge_that_is_busy_talks_rubbish_or_breaks(judged: Callable[[list[str]], Path], tmp_path: Path) -> None:
-    Judge.busy = 2
+    Busy.left = 2
     said = iterate(judged(["fine", "rubbish", "breaks", "fine too"]))
     assert "judge: done in" in said
     assert f"judge: 2 rows went wrong and are left out: see {tmp_path}/out/judge/scored.errors.jsonl" in said
@@ -380,8 +366,8 @@ def test_a_judge_that_is_not_there_stops_the_stage(judged: Callable[[list[str]],
     said = iterate(path, "url=http://127.0.0.1:9/v1", code=2)
     assert "stage judge failed (exit code 2)" in said
     assert "the judge at http://127.0.0.1:9/v1/ does not answer" in said
-    Judge.busy = 1000
+    Busy.left = 1000
     assert "does not answer: Error code: 429" in iterate(path, code=2)
-    Judge.busy = 0
+    Busy.left = 0
     assert "judge: done in" in iterate(path)
-    Judge.busy = 0
+    Busy.left = 0

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from .judges import judge
 from .runs import words
 
 CANARY = "canary-4f81b7c2d9"
@@ -51,36 +50,19 @@ def test_a_training_run_leaves_no_token_anywhere(tmp_path: Path) -> None:
     assert not leaks(out, tmp_path / "cache")
 
 
-class Echo(BaseHTTPRequestHandler):
-    """A judge that repeats the key that it was sent, in replies and in errors."""
-
+@pytest.fixture
+def echo() -> Iterator[tuple[str, list[str]]]:
+    """The address of a judge that repeats the key that it was sent, in replies and in errors; and these keys."""
     keys: list[str] = []
 
-    def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        key = self.headers["Authorization"]
-        Echo.keys.append(key)
-        status = 400 if "breaks" in asked else 200
-        text = f"no mark for {key}" if "rubbish" in asked else f"{key} [[7]]"
-        choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
-        good = {"id": "1", "object": "chat.completion", "created": 1, "model": "j", "choices": choices}
-        data = json.dumps(good if status == 200 else {"error": {"message": f"bad key {key}", "type": "x"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    def says(asked: str, key: str) -> tuple[int, str]:
+        keys.append(key)
+        if "breaks" in asked:
+            return 400, f"bad key {key}"
+        return 200, f"no mark for {key}" if "rubbish" in asked else f"{key} [[7]]"
 
-    def log_message(self, *_: object) -> None:
-        """Not on stderr."""
-
-
-@pytest.fixture
-def echo() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+    with judge(says) as url:
+        yield url, keys
 
 
 RECIPE = """\
@@ -95,17 +77,17 @@ stages:
 
 
 @pytest.mark.slow
-def test_a_judge_that_repeats_its_key_and_the_record_of_a_pipeline(echo: str, tmp_path: Path) -> None:
+def test_a_judge_that_repeats_its_key_and_the_record_of_a_pipeline(echo: tuple[str, list[str]], tmp_path: Path) -> None:
+    url, keys = echo
     rows = [{"prompt": f"q{k}", "completions": [answer, "ok"]} for k, answer in enumerate(["a", "rubbish", "breaks"])]
     given = tmp_path / "given"
     given.mkdir()
     (given / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = RECIPE.replace("OUT", str(tmp_path / "out")).replace("ROWS", str(given / "rows.jsonl")).replace("URL", echo)
+    text = RECIPE.replace("OUT", str(tmp_path / "out")).replace("ROWS", str(given / "rows.jsonl")).replace("URL", url)
     text = text.replace("CACHE", str(tmp_path / "out/replies.sqlite")).replace("KEY", f"{CANARY}-judge")
     (given / "judged.yaml").write_text(text)
-    Echo.keys.clear()
     said = run(["iterate", str(given / "judged.yaml")], tmp_path / "cache")
-    assert set(Echo.keys) == {f"Bearer {CANARY}-judge"}
+    assert set(keys) == {f"Bearer {CANARY}-judge"}
     assert CANARY not in said
     errors = (tmp_path / "out/judge/scored.errors.jsonl").read_text()
     assert "bad key" in errors
