@@ -110,7 +110,7 @@ def _environment() -> Iterator[str]:
         "",
         *table(("variable", "flag"), [(f"`{name}`", f"`--{flag}`") for name, flag in environment.READ.items()]),
         "",
-        "Launching reads `NPROC_PER_NODE`, `NNODES`, `NODE_RANK`, `MASTER_ADDR`, `MASTER_PORT` and "
+        "Launching reads `NPROC_PER_NODE`, `NNODES`, `NODE_RANK`, `MASTER_ADDR`, `MASTER_PORT`, `MAX_RESTARTS` and "
         "`CUDA_VISIBLE_DEVICES`. `SWIFTLIKE_CACHE` is the folder of built-in models, built-in data and stored "
         "reference log-probabilities; `SWIFTLIKE_LOG_LEVEL` is `info` unless set.",
         "",

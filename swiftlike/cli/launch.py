@@ -25,12 +25,14 @@ class Launch:
     node: int = 0
     address: str = "127.0.0.1"
     port: int | None = None
+    restarts: int = 0  # how often processes that fail are started again
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The torchrun command that runs `swiftlike argv` in every process."""
         return [
             *(sys.executable, "-m", TORCHRUN, "--nproc_per_node", str(self.processes)),
             *self._meeting(),
+            *(("--max_restarts", str(self.restarts)) if self.restarts else ()),
             *("-m", "swiftlike", *argv),
         ]
 
@@ -39,6 +41,9 @@ class Launch:
         get along; several machines have to agree on one."""
         if self.nodes == 1 and self.port is None:
             return ["--standalone"]
+        if self.restarts:  # they meet anew, and machines number themselves each time
+            endpoint = f"{self.address}:{PORT if self.port is None else self.port}"
+            return ["--nnodes", str(self.nodes), "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint]
         meeting = ("--master_addr", self.address, "--master_port", str(PORT if self.port is None else self.port))
         return ["--nnodes", str(self.nodes), "--node_rank", str(self.node), *meeting]
 
@@ -54,8 +59,9 @@ def plan(env: Mapping[str, str]) -> Launch | None:
         node=node,
         address=env.get("MASTER_ADDR") or Launch.address,
         port=number(env, "MASTER_PORT", 0, least=1) or None,
+        restarts=number(env, "MAX_RESTARTS", 0),
     )
-    return launch if launch.processes > 1 or launch.nodes > 1 else None
+    return launch if launch.processes > 1 or launch.nodes > 1 or launch.restarts else None
 
 
 def start(argv: Sequence[str], env: Mapping[str, str]) -> None:
@@ -76,7 +82,7 @@ def speaks(env: Mapping[str, str]) -> bool:
     if not env.get(SPOKEN):
         return True
     try:
-        Path(env[SPOKEN]).touch(exist_ok=False)
+        _mark(env).touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:
@@ -86,4 +92,9 @@ def speaks(env: Mapping[str, str]) -> bool:
 
 def spoken(env: Mapping[str, str]) -> bool:
     """Whether another process has reported an error, or a stop, that this one's failure may follow from."""
-    return bool(env.get(SPOKEN)) and Path(env[SPOKEN]).exists()
+    return bool(env.get(SPOKEN)) and _mark(env).exists()
+
+
+def _mark(env: Mapping[str, str]) -> Path:
+    """One for every start of the processes."""
+    return Path(f"{env[SPOKEN]}.{env.get('TORCHELASTIC_RESTART_COUNT', '0')}")

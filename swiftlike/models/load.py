@@ -114,10 +114,14 @@ def _download(name: str, model: Any, weights: bool) -> Path:
             return Path(snapshot_download(name, revision=model.model_revision, ignore_patterns=ignore))
         hub = require("modelscope", because="--use_hf false", extra="modelscope")
         return Path(hub.snapshot_download(name, revision=model.model_revision, ignore_patterns=ignore or None))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except UserError:
+        raise
+    except Exception as error:  # the hub's libraries, and those that they stand on, have classes of their own
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(
-            f"cannot fetch {name!r}: {reason}", hint="give a local folder with --model, or see `swiftlike list models`"
+            f"cannot fetch {name!r}: {reason}",
+            hint="start again: files that have arrived are kept; HF_HUB_OFFLINE=1 takes what is on this machine; "
+            "or give a local folder with --model, or see `swiftlike list models`",
         ) from error
 
 

@@ -19,6 +19,9 @@ from swiftlike.core.parent import PARENT
 # Seconds that processes have after SIGTERM to finish a step and save before they are killed; torchrun's own are 30.
 # Those whose neighbour has failed get 30 all the same.
 LEAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900"}
+# The store in which processes find each other keeps what the start before has left there, and they would look for
+# processes that are gone (pytorch issue 167288); so each start makes its own.
+ANEW = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # read by swiftlike.cli.launch; without the underscore it would be taken for a flag
 
 
@@ -27,7 +30,8 @@ def main(words: Sequence[str]) -> NoReturn:
     with tempfile.TemporaryDirectory(prefix="swiftlike-") as folder:
         os.environ[SPOKEN] = str(Path(folder) / "spoken")
         os.environ[PARENT] = str(os.getpid())  # processes whose launcher is killed would train on, seen by nobody
-        os.environ.update({name: value for name, value in LEAVING.items() if name not in os.environ})
+        for name, value in (LEAVING | (ANEW if "--max_restarts" in words else {})).items():
+            os.environ.setdefault(name, value)
         try:
             code = _run(words)
         except KeyboardInterrupt:  # before torchrun minds signals itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,14 +16,18 @@ from swiftlike.core.log import is_main, world_size
 from swiftlike.core.merge import Run
 from swiftlike.pipelines.continuing import resume_folder
 from swiftlike.pipelines.prepare import Checkpoint
+from swiftlike.pipelines.restarts import restarted
 
 _BEGUN = {ARGS, LOCK, "runs"}  # what is there before anything was trained
 _OTHER = "give another --output_dir, or leave --add_version true"
 
 
 def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
-    """The run folder: rank 0 names it, all ranks use it. A folder that holds another run, or that a running process
-    writes, is refused."""
+    """The run folder: rank 0 names it, all ranks use it.
+
+    UserError for a folder that holds another run, or that a running process writes, and for ranks that would begin at
+    different checkpoints, as machines do that do not share a disk.
+    """
     used = Path(run.train.output_dir) / "logging.jsonl"
     name = run.model.model_type or checkpoint.source.name
     folder = None
@@ -30,7 +35,7 @@ def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
         folder = new_run_folder(run.train.output_dir, name, add_version=run.train.add_version)
         if not run.train.add_version:
             claim(folder, _OTHER)
-            if used.is_file() and resume_folder(run) is None:
+            if used.is_file() and resume_folder(run) is None and not restarted():
                 raise UserError(f"{run.train.output_dir} already holds a run", hint=_OTHER)
         write_args(folder, run)
     if world_size() > 1:
@@ -38,9 +43,15 @@ def shared_folder(run: Run, checkpoint: Checkpoint) -> Path:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())
-        box = [str(folder)]
-        dist.broadcast_object_list(box, src=0)
-        folder = Path(box[0])
+        told: list[Any] = [None] * world_size()
+        dist.all_gather_object(told, (folder, resume_folder(run)))
+        begins = sorted({str(begin) for _, begin in told})
+        if len(begins) > 1:
+            raise UserError(
+                f"the processes would begin at different checkpoints: {' and '.join(begins)}",
+                hint="--output_dir and --resume_from_checkpoint must be on a disk that all machines share",
+            )
+        folder = told[0][0]
     assert folder is not None
     return folder
 

@@ -25,6 +25,7 @@ from swiftlike.pipelines.faults import explained, train
 from swiftlike.pipelines.folders import shared_folder
 from swiftlike.pipelines.plan import headline, make_plan
 from swiftlike.pipelines.prepare import Checkpoint, encoder, open_checkpoint
+from swiftlike.pipelines.restarts import after_restart, remember
 from swiftlike.pipelines.rewards import (
     classifier_padding,
     end_tokens,
@@ -76,6 +77,7 @@ def run(run: Run) -> Trained | int | None:
     code."""
     quiet_transformers()
     lean_trainer()
+    run = after_restart(run)
     card = loss_card(run)
     check_files(run)
     checkpoint = open_checkpoint(run, weights=False)
@@ -97,6 +99,7 @@ def run(run: Run) -> Trained | int | None:
         return None
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
+    remember(folder)
     with explained(run, folder):
         trainer = build(run, checkpoint, card, data, folder)
         code = train(trainer, run, resume_folder(run))

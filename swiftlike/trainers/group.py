@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from swiftlike.data.bucketing import Groups, GroupSampler
@@ -49,8 +49,10 @@ class GroupTrainer(Trainer):
         self.state_of_loss = card.start(loss_args, self.args.seed) if card.start else None
         self.tally = Tally()
         self.measured: dict[str, tuple[float, float]] = {}  # of the last evaluation, for what is drawn from it
+        self.order: GroupSampler | None = None  # of training
         self.seen = torch.zeros(2, dtype=torch.long)  # tokens computed, positions computed
         self.model_accepts_loss_kwargs = True
+        self.add_callback(_Order(self))
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -140,7 +142,9 @@ class GroupTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> GroupSampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return self._sampler(dataset, self.args.train_batch_size, self.args.gradient_accumulation_steps, training=True)
+        size, accumulation = self.args.train_batch_size, self.args.gradient_accumulation_steps
+        self.order = self._sampler(dataset, size, accumulation, training=True)
+        return self.order
 
     def _get_eval_sampler(self, eval_dataset: Any) -> GroupSampler | None:
         return self._sampler(eval_dataset, self.args.eval_batch_size, 1, training=False)
@@ -214,6 +218,18 @@ class GroupTrainer(Trainer):
             logs |= averages(everywhere(self.tally, self.accelerator))
             self.tally.clear()
         super().log(logs, start_time)
+
+
+class _Order(TrainerCallback):
+    """Tells the sampler which epoch it is. transformers' own call is lost in what accelerate wraps around a sampler
+    when several ranks go on in the middle of an epoch: they would go on with the first epoch's order."""
+
+    def __init__(self, trainer: GroupTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.order is not None:
+            self.trainer.order.set_epoch(int(state.epoch))
 
 
 def divide(optimizer: Any, rate_of: dict[int, float | None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from swiftlike.core.files import append_jsonl
+from swiftlike.core.files import append_jsonl, atomic
 from swiftlike.core.log import get_logger
 
 log = get_logger(__name__)
@@ -30,6 +30,17 @@ class LogFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started, self.first_step, self.before = time.monotonic(), state.global_step, self.seen().clone()
+        if state.is_world_process_zero:
+            self._forget(state.global_step)
+
+    def _forget(self, step: int) -> None:
+        """Steps that are made again, where a run goes on in its own folder, are logged once."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if int(json.loads(line)["step"].partition("/")[0]) <= step]
+            if len(kept) < len(lines):
+                with atomic(self.path) as file:
+                    file.writelines(kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is not None:

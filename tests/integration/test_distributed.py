@@ -47,17 +47,21 @@ def test_one_process_may_get_text_only_while_the_other_sees_pictures(name: str, 
 
 
 def test_checkpoints_of_two_processes(labelled: Path, tmp_path: Path) -> None:
-    """Rank 0 writes what is shared, every rank its own state, and training goes on from there as if never stopped."""
+    """Rank 0 writes what is shared, every rank its own state. Training goes on from there as if never stopped, in the
+    middle of the first epoch and in that of the second, which has another order."""
     flags = COMMON | {"rlhf_type": "kto", "dataset": labelled, "model_type": "tiny-llama", "batch_size": 4}
     flags |= {"logging_steps": 3}
-    whole = distributed("rlhf", tmp_path / "whole", **flags, save_strategy="steps", save_steps=2, save_total_limit=9)
+    whole = distributed("rlhf", tmp_path / "whole", **flags, save_strategy="steps", save_steps=1, save_total_limit=9)
     assert [line["step"] for line in whole.lines] == ["1/6", "3/6", "6/6"]
     names = {path.name for path in (whole.folder / "checkpoint-2").iterdir()}
     assert {"adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "args.json", "swiftlike.json"} <= names
     for rank in (0, 1):
         assert {f"rng_state_{rank}.pth", f"objective_{rank}.pt"} <= names
-    rest = distributed("rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / "checkpoint-2")
-    same(rest, dc.replace(whole, lines=whole.lines[1:]), relative=0, absolute=0)
+    for step, logged in ((2, 1), (5, 2)):
+        rest = distributed(
+            "rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / f"checkpoint-{step}"
+        )
+        same(rest, dc.replace(whole, lines=whole.lines[logged:]), relative=0, absolute=0)
 
 
 def test_two_machines_equal_one(pairs: Path, tmp_path: Path) -> None:
@@ -76,3 +80,18 @@ def test_two_machines_equal_one(pairs: Path, tmp_path: Path) -> None:
     texts = [machine.communicate(timeout=300)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], texts
     same(one, read(tmp_path / "machine_0"))
+
+
+def test_machines_that_see_different_checkpoints_are_refused(pairs: Path, tmp_path: Path) -> None:
+    """The second machine's disk has no checkpoint to begin at."""
+    flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "model_type": "tiny-llama", "batch_size": 2}
+    first = train("rlhf", tmp_path / "one", **flags | {"batch_size": 4}, save_strategy="steps", save_steps=1)
+    meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    begin = [{"resume_from_checkpoint": first.folder / "checkpoint-1"}, {}]
+    machines = [
+        start("rlhf", tmp_path / str(rank), environment=meeting | {"NODE_RANK": str(rank)}, **flags, **begin[rank])
+        for rank in (1, 0)
+    ]
+    texts = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [2, 2], texts
+    assert "would begin at different checkpoints" in "".join(texts)

@@ -160,6 +160,25 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(victim: str, pairs:
     same(done, dc.replace(whole, lines=whole.lines[: len(done.lines)]))
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_processes_that_are_started_again_go_on(saved: bool, pairs: Path, tmp_path: Path) -> None:
+    """MAX_RESTARTS: a rank is killed, and nobody has to do anything; without a checkpoint all begins anew."""
+    flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "max_steps": 30, "report_to": "none"}
+    flags |= {"save_steps": 2, "save_strategy": "steps" if saved else "no"}
+    out = tmp_path / "killed"
+    many = {"processes": 2, "batch_size": 4, "environment": {"MAX_RESTARTS": "1"}}
+    process = start("rlhf", out, **flags, **many, add_version=False)
+    deadline = time.monotonic() + 240
+    begun = out / ("checkpoint-6" if saved else "logging.jsonl")
+    while process.poll() is None and not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, text
+    assert ("restart 1: going on from" if saved else "restart 1: no checkpoint was saved yet") in text
+    same(read(out), train("rlhf", tmp_path / "whole", **flags, batch_size=8))
+
+
 def ranks(process: Started) -> dict[int, int]:
     """Process ids of the ranks that a launcher has started."""
     found = {}

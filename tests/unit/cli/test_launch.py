@@ -35,6 +35,12 @@ def test_where_processes_meet() -> None:
             "MASTER_PORT": "29501",
         },
         "--nnodes 2 --node_rank 0 --master_addr 127.0.0.1 --master_port 29500": {"NNODES": "2"},
+        "--standalone --max_restarts 3": {"MAX_RESTARTS": "3"},
+        "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint far:29500 --max_restarts 3": {
+            "NNODES": "2",
+            "MASTER_ADDR": "far",
+            "MAX_RESTARTS": "3",
+        },
     }
     for expected, env in words.items():
         plan = launch.plan(env)
@@ -82,6 +88,7 @@ def test_visible_devices(text: str, names: list[str]) -> None:
 def test_one_of_several_processes_speaks(tmp_path: Path) -> None:
     env = {launch.SPOKEN: str(tmp_path / "spoken"), "RANK": "1"}
     assert [launch.speaks(env) for _ in range(3)] == [True, False, False]
+    assert launch.speaks(env | {"TORCHELASTIC_RESTART_COUNT": "1"})
     assert launch.speaks({"RANK": "1"})
     assert launch.speaks({launch.SPOKEN: str(tmp_path / "gone" / "spoken")})
     assert elastic.SPOKEN == launch.SPOKEN
