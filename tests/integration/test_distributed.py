@@ -59,7 +59,7 @@ def test_checkpoints_of_two_processes(labelled: Path, tmp_path: Path) -> None:
         assert {f"rng_state_{rank}.pth", f"objective_{rank}.pt"} <= names
     for step, logged in ((2, 1), (5, 2)):
         rest = distributed(
-            "rlhf", tmp_path / "rest", **flags, resume_from_checkpoint=whole.folder / f"checkpoint-{step}"
+            "rlhf", tmp_path / f"{step}", **flags, resume_from_checkpoint=whole.folder / f"checkpoint-{step}"
         )
         same(rest, dc.replace(whole, lines=whole.lines[logged:]), relative=0, absolute=0)
 
@@ -85,13 +85,15 @@ def test_two_machines_equal_one(pairs: Path, tmp_path: Path) -> None:
 def test_machines_that_see_different_checkpoints_are_refused(pairs: Path, tmp_path: Path) -> None:
     """The second machine's disk has no checkpoint to begin at."""
     flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "model_type": "tiny-llama", "batch_size": 2}
-    first = train("rlhf", tmp_path / "one", **flags | {"batch_size": 4}, save_strategy="steps", save_steps=1)
+    first = train(
+        "rlhf", tmp_path / "one", **flags | {"batch_size": 4}, save_strategy="steps", save_steps=1, save_total_limit=9
+    )
     meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    begin = [{"resume_from_checkpoint": first.folder / "checkpoint-1"}, {}]
+    begin = [{"resume_from_checkpoint": first.folder / "checkpoint-2"}, {}]
     machines = [
         start("rlhf", tmp_path / str(rank), environment=meeting | {"NODE_RANK": str(rank)}, **flags, **begin[rank])
         for rank in (1, 0)
     ]
-    texts = [machine.communicate(timeout=300)[0] for machine in machines]
+    texts = [machine.communicate(timeout=120)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [2, 2], texts
     assert "would begin at different checkpoints" in "".join(texts)
