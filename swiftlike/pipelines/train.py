@@ -59,12 +59,14 @@ def quiet_transformers() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def lean_trainer() -> None:
-    """Keep transformers' trainer from importing datasets, with pandas and pyarrow half a second: it would only ask
-    whether its rows are such tables, and ours never are."""
+def lean_trainer(run: Run) -> None:
+    """Keep transformers' trainer from importing what it would only ask questions about: datasets, with pandas and
+    pyarrow half a second (are rows such tables?), and DeepSpeed, a third (is a model wrapped in its engine?)."""
+    from accelerate.utils import other
     from transformers import utils
 
     utils.is_datasets_available = lambda: False
+    other.is_deepspeed_available = lambda: bool(run.train.deepspeed)
 
 
 def loss_card(run: Run) -> LossCard:
@@ -76,7 +78,7 @@ def run(run: Run) -> Trained | int | None:
     """Train. With `--dry_run`, show the plan and stop before weights are loaded. Stopped by SIGTERM, it gives the exit
     code."""
     quiet_transformers()
-    lean_trainer()
+    lean_trainer(run)
     run = after_restart(run)
     card = loss_card(run)
     check_files(run)
