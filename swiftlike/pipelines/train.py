@@ -34,6 +34,7 @@ from swiftlike.pipelines.rewards import (
     pooling_of,
     spare_padding,
 )
+from swiftlike.pipelines.room import refuse_too_large
 from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
 from swiftlike.pipelines.sharding import share
@@ -95,10 +96,12 @@ def run(run: Run) -> Trained | int | None:
     if resume_folder(run) is not None and nothing_left(run, data, spaced):
         return None
     memory, placed = estimate(run, checkpoint, card, data) if run.train.dry_run else ({}, [])
-    for line in [*make_plan(run, checkpoint, card, data.train, memory).lines(), *placed]:
+    plan = make_plan(run, checkpoint, card, data.train, memory)
+    for line in [*plan.lines(), *placed]:
         log.info("%s", line)
     if run.train.dry_run:
         return None
+    refuse_too_large(run, card, plan)
     torch.manual_seed(run.train.seed)
     folder = shared_folder(run, checkpoint)
     remember(folder)

@@ -13,7 +13,7 @@ from test_plan import PAIRS
 from swiftlike.cli.commands import load
 from swiftlike.cli.layers import build_run
 from swiftlike.core.errors import UserError
-from swiftlike.pipelines import planner, train
+from swiftlike.pipelines import planner, room, train
 
 GIB = 1 << 30
 PARTS = {"weights", "gradients", "optimiser", "activations", "logits"}
@@ -95,3 +95,38 @@ def test_cards_are_described_for_plans_only(folder: Path) -> None:
     with pytest.raises(UserError, match="--gpus: describes cards for --dry_run"):
         asked("rlhf", folder, "--gpus", "2")
     assert asked("plan", folder, "--rlhf_type", "sft").rlhf.rlhf_type == "sft"
+
+
+@pytest.mark.parametrize(
+    ("words", "least"),
+    [
+        (("--sft_type", "full"), (4 + 12) * 6.738),  # float32 weights, gradients, Adam's two moments
+        (("--sft_type", "full", "--optim", "adafactor"), (4 + 4) * 6.738),  # a reference, before there are gradients
+        (("--sft_type", "full", "--rlhf_type", "cpo", "--optim", "adafactor"), 4 * 6.738),
+        (("--torch_dtype", "bfloat16"), 2 * 6.738 + 0.2),
+        (("--quant_bits", "4", "--torch_dtype", "bfloat16"), 0.5 * 6.738 + 0.2),
+        (("--sft_type", "full", "--deepspeed", "zero3_offload"), 0),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_before_its_weights_are_read(
+    words: tuple[str, ...], least: float, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    run = asked("rlhf", folder, "--output_dir", str(tmp_path / "out"), *words)
+    monkeypatch.setattr(room, "memory", lambda: int(least * 0.99e9))
+    if least:
+        with pytest.raises(UserError, match=r"this run cannot fit: (.|\n)*swiftlike plan"):
+            train.run(run)
+    monkeypatch.setattr(room, "memory", lambda: int(least * 1.02e9))
+    monkeypatch.setattr(train, "shared_folder", _enough)
+    with pytest.raises(PassedError):
+        train.run(run)
+    assert not (tmp_path / "out").exists()
+
+
+class PassedError(Exception):
+    """The check has passed."""
+
+
+def _enough(*_: Any) -> None:
+    raise PassedError
