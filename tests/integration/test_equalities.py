@@ -166,3 +166,11 @@ def test_pictures_are_looked_at_once_for_policy_and_reference(
     monkeypatch.setattr(assemble, "look_once", lambda _: None)
     same(once, train("rlhf", tmp_path / "twice", **usual))
     assert len(looked) - count == (2 * count if frozen else count)
+
+
+def test_a_compiled_model_has_the_numbers_of_a_plain_one(pairs: Path, tmp_path: Path) -> None:
+    """`aot_eager` goes through all that --torch_compile changes but the kernels: those want a compiler and time."""
+    usual = {"rlhf_type": "dpo", "model_type": "tiny-llama", "dataset": pairs, "learning_rate": 1e-3, "max_steps": 4}
+    usual |= {"gradient_checkpointing": False, "dataset_shuffle": False}
+    compiled = train("rlhf", tmp_path / "compiled", torch_compile=True, torch_compile_backend="aot_eager", **usual)
+    same(train("rlhf", tmp_path / "plain", **usual), compiled)
