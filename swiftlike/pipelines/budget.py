@@ -148,8 +148,8 @@ def _deepspeed(facts: Facts, cards: int, name: str) -> dict[str, int]:
     optimiser = 0 if offload else facts.trained * MASTER // cards
     bucket = min(BUCKET, facts.trained) * facts.compute
     if stage == 3:
-        live = min(LIVE, facts.whole) * facts.compute
-        weights = min(weights, live + (0 if offload else weights // cards))
+        weights = min(LIVE, facts.whole) * facts.compute + (0 if offload else weights // cards)
+        bucket *= 2  # a copy of it is made, in the order of the ranks
     return dict(
         zip(
             PARTS,
@@ -160,14 +160,18 @@ def _deepspeed(facts: Facts, cards: int, name: str) -> dict[str, int]:
 
 
 def _fsdp(facts: Facts, cards: int) -> dict[str, int]:
-    """FSDP2: everything divided; two layers, and what belongs to no layer, are whole while they are computed."""
-    whole = (2 * facts.block + facts.root) * facts.compute
-    share = facts.trained / max(facts.whole, 1)
-    held = facts.trained * facts.gradient // cards
-    weights = facts.weights // cards + whole
+    """FSDP2: everything divided; two layers, and what belongs to no layer, are whole while they are computed. Where
+    the backward pass ends, gradients of what belongs to no layer are whole, its weights not any more."""
+    shards, held = facts.weights // cards, facts.trained * facts.gradient // cards
+    optimiser, layers = facts.trained * facts.optimiser // cards, 2 * facts.block * facts.compute
+    root, share = facts.root * facts.compute, facts.trained / max(facts.whole, 1)
     reduced = int((facts.block + facts.root) * share) * 4
-    step = Step(held + reduced, facts.engine.logits, facts.engine.activations)
-    return _worse(facts, weights, held, facts.trained * facts.optimiser // cards, step)
+    moments = (
+        (shards + layers + root, held, optimiser, facts.engine.activations, facts.engine.logits),
+        (shards + layers, held + reduced, optimiser, 0, 0),
+        (shards, held, optimiser + held * facts.foreach, 0, 0),
+    )
+    return dict(zip(PARTS, max(moments, key=sum), strict=True))
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

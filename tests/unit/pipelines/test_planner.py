@@ -104,7 +104,6 @@ def test_cards_are_described_for_plans_only(folder: Path) -> None:
         (("--sft_type", "full", "--optim", "adafactor"), (4 + 4) * 6.738),  # a reference, before there are gradients
         (("--sft_type", "full", "--rlhf_type", "cpo", "--optim", "adafactor"), 4 * 6.738),
         (("--torch_dtype", "bfloat16"), 2 * 6.738 + 0.2),
-        (("--quant_bits", "4", "--torch_dtype", "bfloat16"), 0.5 * 6.738 + 0.2),
         (("--sft_type", "full", "--deepspeed", "zero3_offload"), 0),
     ],
 )
