@@ -27,6 +27,11 @@ def remember(folder: Path) -> None:
             file.write(f"{folder}\n")
 
 
+def begun_before(folder: Path) -> bool:
+    """Whether an earlier start of these processes has begun this run folder: another run's stays another's."""
+    return bool(os.environ.get(SPOKEN)) and _note().is_file() and str(folder) in _note().read_text().splitlines()
+
+
 def after_restart(run: Run) -> Run:
     """The run as it was asked for; started again, it continues the newest checkpoint of the start before."""
     if not restarted() or not os.environ.get(SPOKEN) or not _note().is_file():

@@ -10,7 +10,7 @@ from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.losses.base import LossCard
 from swiftlike.models.load import DTYPES, weight_dtype
-from swiftlike.models.placement import local_processes
+from swiftlike.models.placement import BALANCED, SEQUENTIAL, local_processes
 from swiftlike.pipelines.plan import Plan
 
 # Bytes of gradient and state for a trained weight in float32, where they are certain: others may keep less.
@@ -35,10 +35,13 @@ def refuse_too_large(run: Run, card: LossCard, plan: Plan) -> None:
 
 
 def least(run: Run, card: LossCard, plan: Plan) -> int:
-    """Bytes that one process holds whatever its rows are; 0 where an engine may keep them in the computer's memory."""
+    """Bytes that one process holds whatever its rows are; 0 where an engine or a map may keep them elsewhere."""
     train, full = run.train, run.tuner.sft_type == "full"
     engine = train.deepspeed or ""
-    if engine.endswith((".json", "offload")):
+    elsewhere = (
+        run.model.device_map not in (None, *BALANCED, SEQUENTIAL) or {"cpu", "disk"} & run.model.max_memory.keys()
+    )
+    if engine.endswith((".json", "offload")) or "offload" in (train.fsdp or "") or elsewhere:
         return 0
     bits = run.model.quant_bits or 8 * weight_dtype(DTYPES[run.model.torch_dtype], full).itemsize
     width = 2 if run.tuner.lora_dtype in ("bfloat16", "float16") and not full else 4

@@ -97,3 +97,4 @@ def test_machines_that_see_different_checkpoints_are_refused(pairs: Path, tmp_pa
     texts = [machine.communicate(timeout=120)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [2, 2], texts
     assert "would begin at different checkpoints" in "".join(texts)
+    assert not [path for rank in (0, 1) for path in (tmp_path / str(rank)).rglob("*") if path.is_file()]

@@ -179,6 +179,18 @@ def test_processes_that_are_started_again_go_on(saved: bool, pairs: Path, tmp_pa
     same(read(out), train("rlhf", tmp_path / "whole", **flags, batch_size=8))
 
 
+def test_a_start_anew_does_not_take_another_runs_folder(pairs: Path, tmp_path: Path) -> None:
+    """It is refused at the first start, and at those that MAX_RESTARTS makes of it."""
+    flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "max_steps": 2, "add_version": False}
+    log = tmp_path / "logging.jsonl"
+    log.write_text('{"step": "1/2", "loss": 0.5}\n')
+    process = start("rlhf", tmp_path, **flags, environment={"MAX_RESTARTS": "1"})
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, text
+    assert text.count("already holds a run") == 2
+    assert log.read_text() == '{"step": "1/2", "loss": 0.5}\n'
+
+
 def ranks(process: Started) -> dict[int, int]:
     """Process ids of the ranks that a launcher has started."""
     found = {}

@@ -105,6 +105,8 @@ def test_cards_are_described_for_plans_only(folder: Path) -> None:
         (("--sft_type", "full", "--rlhf_type", "cpo", "--optim", "adafactor"), 4 * 6.738),
         (("--torch_dtype", "bfloat16"), 2 * 6.738 + 0.2),
         (("--sft_type", "full", "--deepspeed", "zero3_offload"), 0),
+        (("--sft_type", "full", "--device_map", "cpu"), 0),
+        (("--max_memory", "0=1GiB", "cpu=100GiB"), 0),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_its_weights_are_read(
