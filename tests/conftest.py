@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from swiftlike.core.log import quiet_third_parties
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--golden DIR`, as often as wanted: folders of reference numbers to hold the objectives against."""
@@ -16,3 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="check the objectives against every golden file in DIR (default: tests/golden)",
     )
+
+
+def pytest_configure() -> None:
+    """As every command does first: a library that logs to stdout must not do it among results."""
+    quiet_third_parties()

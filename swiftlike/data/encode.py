@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -104,19 +105,14 @@ class Encoder:
         if self.adapter is None and (prompt.images or completion.images):
             raise BadRow("images for a text model")
         pieces = self.template.ids(self.template.pieces(prompt, completion, self.every, row.tools))
-        expanded = _Expanded(pictures, (*prompt.images, *completion.images), self.placeholder)
-        parts, start, length = [], None, 0
-        for piece, counts in pieces:
-            if counts and (start is None or self.every):
-                start = length
-            parts.append(expanded(piece, counts))
-            length += len(parts[-1][0])
-        expanded.close()
-        if start is not None:
-            ids, counted, owner = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-            counted[:1] = False  # nothing predicts the first token
-            if counted.any():
-                return Tokens(ids, counted, owner, start)
+        begun = [i for i, (_, counts) in enumerate(pieces) if counts]
+        if begun:
+            first = begun[-1 if self.every else 0]
+            images = (*prompt.images, *completion.images)
+            tokens = _expanded(pieces, first, pictures, images, self.placeholder)
+            tokens.counted[:1] = False  # nothing predicts the first token
+            if tokens.counted.any():
+                return tokens
         raise BadRow("no tokens to train on", "the completion is empty after templating")
 
     @functools.cached_property
@@ -164,36 +160,32 @@ class _Pictures:
         return self.entries[key]
 
 
-class _Expanded:
-    """Pieces of one sequence as tokens, each placeholder repeated as often as its picture has features."""
-
-    def __init__(self, pictures: _Pictures, images: Sequence[Image], placeholder: int | None) -> None:
-        self.pictures, self.placeholder = pictures, placeholder
-        self.images, self.seen = iter(images), Counter[Image]()
-
-    def __call__(self, piece: Sequence[int], counts: bool) -> tuple[Ids, Flags, Ids]:
-        """(ids, counted, owner) of the next piece."""
-        ids = np.array(piece, np.int32)
-        owner = np.full(len(ids), TEXT, np.int32)
-        if self.placeholder is not None and len(places := np.flatnonzero(ids == self.placeholder)):
-            repeats = np.ones(len(ids), np.int64)
-            for place in places:
-                owner[place], repeats[place] = self._next()
-            ids, owner = np.repeat(ids, repeats), np.repeat(owner, repeats)
-        return ids, counts & (owner == TEXT), owner
-
-    def _next(self) -> tuple[int, int]:
-        image = next(self.images, None)
-        if image is None:
-            raise BadRow("more image tags than images")
-        found = self.pictures.add(image, self.seen[image])
-        self.seen[image] += 1
-        return found
-
-    def close(self) -> None:
-        """BadRow when pictures are left."""
-        if next(self.images, None) is not None:
-            raise BadRow("more images than image tags")
+def _expanded(
+    pieces: Sequence[tuple[list[int], bool]],
+    first: int,
+    pictures: _Pictures,
+    images: Sequence[Image],
+    placeholder: int | None,
+) -> Tokens:
+    """One sequence, each placeholder repeated as often as its picture has features. The completion begins at piece
+    `first`. BadRow unless there is one placeholder for each of `images`."""
+    lengths = [len(ids) for ids, _ in pieces]
+    ids = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in pieces), np.int32, sum(lengths))
+    counted = np.repeat([counts for _, counts in pieces], lengths)
+    owner = np.full(len(ids), TEXT, np.int32)
+    start = sum(lengths[:first])
+    places = () if placeholder is None else np.flatnonzero(ids == placeholder)
+    if len(places) != len(images):
+        more = "image tags than images" if len(places) > len(images) else "images than image tags"
+        raise BadRow(f"more {more}")
+    if not len(images):
+        return Tokens(ids, counted, owner, start)
+    repeats, seen = np.ones(len(ids), np.int64), Counter[Image]()
+    for place, image in zip(places, images, strict=True):
+        owner[place], repeats[place] = pictures.add(image, seen[image])
+        seen[image] += 1
+    ids, counted, owner = (np.repeat(column, repeats) for column in (ids, counted, owner))
+    return Tokens(ids, counted & (owner == TEXT), owner, int(repeats[:start].sum()))
 
 
 def _span(one: Tokens, start: int, stop: int) -> Span:

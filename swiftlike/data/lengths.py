@@ -85,9 +85,11 @@ class Lengths:
 
     def _end(self, one: Tokens, stop: int) -> Tokens:
         """The sequence up to a place."""
+        if stop >= len(one.ids):
+            return one
         if (one.owner[stop:] != TEXT).any():
             raise BadRow("longer than max_length", "a picture in an answer would be cut")
-        return one.without(np.arange(min(stop, len(one.ids)), len(one.ids)))
+        return one.without(np.arange(stop, len(one.ids)))
 
     def _removable(self, one: Tokens, end: int, excess: int) -> Places:
         """Text before `end` that may go, the token that stays in front apart. BadRow when there is too little of it,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swiftlike.core.errors import UserError
 from swiftlike.datasets_registry.card import BadRow
@@ -46,6 +46,7 @@ class Template:
                 hint="name one: --template chatml (swiftlike list models)",
             )
         self._opening: tuple[str | None, list[int]] = (None, [])
+        self._backend = _backend(tokenizer)
         self._adds_space = self._prefix_space()
 
     # -- messages to text -------------------------------------------------------------------------------------------
@@ -193,7 +194,10 @@ class Template:
         return after[len(self._raw("\n")) :] != alone
 
     def _raw(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        core = self._backend
+        if core is None or core.padding or core.truncation or core.encode_special_tokens:
+            return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return core.encode(text, add_special_tokens=False).ids
 
     def _first(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence: the prompt of a row begins each of its sequences."""
@@ -214,3 +218,12 @@ class Template:
             if both[: len(context)] == context:  # else the lead has merged into the text
                 return both[len(context) :]
         return self._raw(text)
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What a tokenizer's call hands its text to, when it does nothing else with it; None where it may. Asked directly,
+    it takes a quarter less time."""
+    from transformers import PreTrainedTokenizerFast
+
+    plain = getattr(type(tokenizer), "_encode_plus", None) is getattr(PreTrainedTokenizerFast, "_encode_plus", ())
+    return tokenizer.backend_tokenizer if plain else None  # type: ignore[attr-defined]  # fast tokenizers have it
