@@ -40,7 +40,7 @@ class Side:
         script = Path(__file__).resolve().with_name(self.script)
         words = [python, str(script), side, str(folder / "setting.json"), mode]
         env = {
-            **{name: value for name, value in os.environ.items() if name != "SWIFTLIKE_SHARED"},  # no flag of ours
+            **os.environ,
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)),
             "SWIFTLIKE_CACHE": str(folder / "cache"),
             "HF_HOME": str(folder / "hf"),

@@ -9,7 +9,7 @@ from swiftlike.core.flags import nearest
 from swiftlike.core.merge import Given
 
 PREFIX = "SWIFTLIKE_"
-RESERVED = ("SWIFTLIKE_CACHE", "SWIFTLIKE_LOG_LEVEL")  # read elsewhere, not flags
+RESERVED = ("SWIFTLIKE_CACHE", "SWIFTLIKE_LOG_LEVEL", "SWIFTLIKE_SHARED")  # no flags; the last is our tests'
 READ = {
     "MAX_PIXELS": "max_pixels",
     "MIN_PIXELS": "min_pixels",

@@ -51,6 +51,7 @@ def test_variables_of_others_are_left_alone() -> None:
         "PATH": "/bin",
         "MAX_JOBS": "4",
         "SWIFTLIKE_CACHE": "x",
+        "SWIFTLIKE_SHARED": "x",
         "SWIFTLIKE_ELSEWHERE": "x",
     }
     assert read(ambient) == ([], [])
