@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swiftlike.core.devices import own_devices, visible_devices
-from swiftlike.core.environment import number, place
+from swiftlike.core.environment import number, place, this_start
 
 SPOKEN = "_SWIFTLIKE_SPOKEN"  # names a file that the first process to report an error makes; set by TORCHRUN
 PORT = 29500  # where several machines meet when MASTER_PORT does not say
@@ -97,4 +97,4 @@ def spoken(env: Mapping[str, str]) -> bool:
 
 def _mark(env: Mapping[str, str]) -> Path:
     """One for every start of the processes."""
-    return Path(f"{env[SPOKEN]}.{env.get('TORCHELASTIC_RESTART_COUNT', '0')}")
+    return Path(f"{env[SPOKEN]}.{this_start(env)}")

@@ -1,4 +1,4 @@
-"""Numbers that the environment gives, and this machine's place among those that work together."""
+"""Numbers that the environment gives, and this machine's place and start among those that work together."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def number(env: Mapping[str, str], name: str, default: int, *, least: int = 0) -
     if not text.isdigit() or int(text) < least:
         raise UserError(f"{name}={text!r} is not a number of {least} or more")
     return int(text)
+
+
+def this_start(env: Mapping[str, str]) -> str:
+    """Tells apart the starts of processes that torchrun starts again. Its count of them leaves out those that another
+    machine's failure made necessary, but for every start the processes meet at another port."""
+    return f"{env.get('TORCHELASTIC_RESTART_COUNT', '0')}.{env.get('MASTER_PORT', '')}"
 
 
 def place(env: Mapping[str, str], index: str, count: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import pytest
 
 from swiftlike.core.errors import UserError
 
-from .runs import Ran, Started, read, same, start, started_by, train, write_rows
+from .runs import Ran, Started, free_port, read, same, start, started_by, train, write_rows
 
 COMMON = {
     "model_type": "tiny-llama",
@@ -177,6 +177,28 @@ def test_processes_that_are_started_again_go_on(saved: bool, pairs: Path, tmp_pa
     assert process.returncode == 0, text
     assert ("restart 1: going on from" if saved else "restart 1: no checkpoint was saved yet") in text
     same(read(out), train("rlhf", tmp_path / "whole", **flags, batch_size=8))
+
+
+def test_machines_start_again_together(pairs: Path, tmp_path: Path) -> None:
+    """A rank of the second of two machines is killed: both torchruns start theirs again, from one checkpoint."""
+    flags = COMMON | {"rlhf_type": "dpo", "dataset": pairs, "max_steps": 30, "report_to": "none", "save_steps": 2}
+    shared = tmp_path / "shared"
+    meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "MAX_RESTARTS": "1"}
+    machines = [
+        start(
+            "rlhf", shared, **flags, batch_size=4, add_version=False, environment=meeting | {"NODE_RANK": str(machine)}
+        )
+        for machine in (0, 1)
+    ]
+    deadline = time.monotonic() + 240
+    while machines[1].poll() is None and not (shared / "checkpoint-6").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    (victim,) = ranks(machines[1]).values()  # machines that may start again number themselves
+    os.kill(victim, signal.SIGKILL)
+    texts = [machine.communicate(timeout=240)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], texts
+    assert "restart 1: going on from" in texts[0]
+    same(read(shared), train("rlhf", tmp_path / "whole", **flags, batch_size=8))
 
 
 def test_a_start_anew_does_not_take_another_runs_folder(pairs: Path, tmp_path: Path) -> None:

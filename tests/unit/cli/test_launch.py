@@ -89,6 +89,7 @@ def test_one_of_several_processes_speaks(tmp_path: Path) -> None:
     env = {launch.SPOKEN: str(tmp_path / "spoken"), "RANK": "1"}
     assert [launch.speaks(env) for _ in range(3)] == [True, False, False]
     assert launch.speaks(env | {"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert launch.speaks(env | {"MASTER_PORT": "29501"})  # started again, and torchrun does not count it
     assert launch.speaks({"RANK": "1"})
     assert launch.speaks({launch.SPOKEN: str(tmp_path / "gone" / "spoken")})
     assert elastic.SPOKEN == launch.SPOKEN
