@@ -260,8 +260,9 @@ def _train(run: Run) -> list[str]:
     if train.deepspeed and train.on_nan == "skip":
         problems.append("--on_nan skip: not with --deepspeed, whose optimiser moves the weights before one can look")
     problems += _spaced(run) if train.num_save_checkpoint is not None else []
-    missing: list[Any] = [name for name in train.plugin if not Path(name).is_file()]
-    return problems + [f"--plugin: no file {name!r}" for name in missing]
+    files: list[tuple[str, str]] = [("plugin", name) for name in train.plugin]
+    files += [("deepspeed", train.deepspeed)] if (train.deepspeed or "").endswith(".json") else []
+    return problems + [f"--{flag}: no file {name!r}" for flag, name in files if not Path(name).is_file()]
 
 
 def _spaced(run: Run) -> list[str]:
@@ -300,13 +301,16 @@ def _best(run: Run) -> list[str]:
 
 
 def _names(run: Run) -> list[str]:
-    """Words of transformers and peft."""
+    """Words of transformers, DeepSpeed and peft."""
     train, start = run.train, run.tuner.init_lora_weights
     asked = [("lr_scheduler_type", train.lr_scheduler_type, hf.schedules), ("optim", train.optim, hf.optimisers)]
     asked += [("report_to", one, lambda: tuple(hf.TRACKERS)) for one in train.report_to]
     if not re.fullmatch(r"pissa_niter_\d+", start):
         word = start.lower() if start.lower() in ("true", "false") else start
         asked.append(("init_lora_weights", word, lambda: _STARTS))
+    asked += [("fsdp", word, lambda: tuple(hf.FSDP)) for word in (train.fsdp or "").split()]
+    if train.deepspeed and not train.deepspeed.endswith(".json"):
+        asked.append(("deepspeed", train.deepspeed, lambda: tuple(hf.ZERO)))
     wrong = []
     for flag, word, names in asked:
         if run.origin.get(flag, DEFAULT) != DEFAULT and (known := names()) and word not in known:

@@ -61,6 +61,16 @@ TRACKERS: dict[str, tuple[str, ...]] = {
     "trackio": ("trackio",),
     "wandb": ("wandb",),
 }
+# presets of --deepspeed, which also takes a file -> DeepSpeed's stage
+ZERO = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
+# words of --fsdp -> fields of transformers' fsdp_config
+FSDP: dict[str, dict[str, bool]] = {
+    "fsdp2": {"reshard_after_forward": True},
+    "full_shard": {"reshard_after_forward": True},
+    "shard_grad_op": {"reshard_after_forward": False},
+    "offload": {"cpu_offload": True},
+    "auto_wrap": {},  # FSDP2 always does
+}
 _KINDS: tuple[tuple[str, Any], ...] = (
     ("bool", bool),
     ("int", int),

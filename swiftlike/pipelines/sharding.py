@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from swiftlike.core.errors import UserError
+from swiftlike.args.hf import FSDP, ZERO
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.models.reference import FrozenCopy, Reference, Stored
@@ -67,26 +66,25 @@ def engine(run: Run) -> dict[str, Any]:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         values["deepspeed"] = deepspeed_config(run.train.deepspeed, run.train.max_grad_norm)
     if run.train.fsdp:
-        values["fsdp"] = "full_shard" if run.train.fsdp == "fsdp2" else run.train.fsdp
-        values["fsdp_config"] = {"version": 2}
+        values |= {"fsdp": True, "fsdp_config": fsdp_config(run.train.fsdp)}
     return values
+
+
+def fsdp_config(words: str) -> dict[str, Any]:
+    """transformers' settings for words as in "full_shard offload"."""
+    return {"version": 2} | {name: value for word in words.split() for name, value in FSDP[word].items()}
 
 
 def deepspeed_config(name: str, clip: float) -> dict[str, Any] | str:
     """A preset by name, or the file as it is. Clipping is set: DeepSpeed's own default is 1.0 whatever you ask."""
     if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise UserError(f"--deepspeed {name}: there is no such file")
         return name
-    presets = {"zero0": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero2_offload": 2, "zero3_offload": 3}
-    if name not in presets:
-        raise UserError(f"--deepspeed {name}: not one of {', '.join(presets)}, nor a .json file")
-    zero: dict[str, Any] = {"stage": presets[name]}
-    if presets[name] == 3:
+    zero: dict[str, Any] = {"stage": ZERO[name]}
+    if ZERO[name] == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     if name.endswith("offload"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-        if presets[name] == 3:
+        if ZERO[name] == 3:
             zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "zero_optimization": zero,

@@ -24,7 +24,7 @@ from swiftlike.pipelines.settings import (
     total_steps,
     training_arguments,
 )
-from swiftlike.pipelines.sharding import deepspeed_config, engine
+from swiftlike.pipelines.sharding import deepspeed_config, engine, fsdp_config
 
 
 @pytest.fixture(autouse=True)
@@ -270,12 +270,8 @@ def test_deepspeed_presets(name: str, stage: int, moved: set[str]) -> None:
 
 def test_deepspeed_files(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
-    with pytest.raises(UserError, match="no such file"):
-        deepspeed_config(str(path), 1.0)
     path.write_text("{}")
-    assert deepspeed_config(str(path), 1.0) == str(path)
-    with pytest.raises(UserError, match="not one of zero0"):
-        deepspeed_config("zero4", 1.0)
+    assert engine(asked("--deepspeed", str(path), "--dry_run")) == {"deepspeed": str(path)}
 
 
 @pytest.mark.parametrize(("old", "new"), [("default-zero2", "zero2"), ("zero3-offload", "zero3_offload")])
@@ -283,6 +279,11 @@ def test_ms_swift_names_of_presets(old: str, new: str) -> None:
     assert engine(asked("--deepspeed", old, "--dry_run")) == {"deepspeed": deepspeed_config(new, 1.0)}
 
 
+WHOLE = {"version": 2, "reshard_after_forward": True}
+
+
 def test_fsdp() -> None:
     assert engine(asked()) == {}
-    assert engine(asked("--fsdp", "fsdp2")) == {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
+    assert engine(asked("--fsdp", "fsdp2")) == {"fsdp": True, "fsdp_config": WHOLE}
+    assert fsdp_config("full_shard auto_wrap") == WHOLE
+    assert fsdp_config("shard_grad_op offload") == WHOLE | {"reshard_after_forward": False, "cpu_offload": True}
