@@ -8,9 +8,16 @@ from typing import Any
 import torch
 
 from swiftlike.args.hf import FSDP, ZERO
+from swiftlike.core.errors import UserError
 from swiftlike.core.log import world_size
 from swiftlike.core.merge import Run
 from swiftlike.models.reference import FrozenCopy, Reference, Stored
+
+
+def refuse_without_cards(train: Any) -> None:
+    """UserError for what needs a card: FSDP2's offloading asks for one before it moves anything."""
+    if not train.dry_run and "offload" in (train.fsdp or "").split() and not torch.cuda.is_available():
+        raise UserError("--fsdp offload needs a card, and there is none", hint="leave offload out: --fsdp full_shard")
 
 
 def connect(train: Any) -> None:

@@ -37,7 +37,7 @@ from swiftlike.pipelines.rewards import (
 from swiftlike.pipelines.room import refuse_too_large
 from swiftlike.pipelines.rows import Data, decided, pixel_maker, read_data
 from swiftlike.pipelines.settings import derive, seeded, spaced_steps, total_steps, training_arguments
-from swiftlike.pipelines.sharding import share
+from swiftlike.pipelines.sharding import refuse_without_cards, share
 
 log = get_logger(__name__)
 
@@ -81,6 +81,7 @@ def run(run: Run) -> Trained | int | None:
     code."""
     quiet_transformers()
     lean_trainer(run)
+    refuse_without_cards(run.train)
     run = after_restart(run)
     card = loss_card(run)
     check_files(run)

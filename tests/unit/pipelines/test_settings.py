@@ -24,7 +24,7 @@ from swiftlike.pipelines.settings import (
     total_steps,
     training_arguments,
 )
-from swiftlike.pipelines.sharding import deepspeed_config, engine, fsdp_config
+from swiftlike.pipelines.sharding import deepspeed_config, engine, fsdp_config, refuse_without_cards
 
 
 @pytest.fixture(autouse=True)
@@ -277,6 +277,14 @@ def test_deepspeed_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("old", "new"), [("default-zero2", "zero2"), ("zero3-offload", "zero3_offload")])
 def test_ms_swift_names_of_presets(old: str, new: str) -> None:
     assert engine(asked("--deepspeed", old, "--dry_run")) == {"deepspeed": deepspeed_config(new, 1.0)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_offloading_by_fsdp_wants_a_card() -> None:
+    refuse_without_cards(asked("--fsdp", "full_shard").train)
+    refuse_without_cards(asked("--fsdp", "full_shard offload", "--dry_run").train)
+    with pytest.raises(UserError, match="needs a card"):
+        refuse_without_cards(asked("--fsdp", "full_shard offload").train)
 
 
 WHOLE = {"version": 2, "reshard_after_forward": True}
