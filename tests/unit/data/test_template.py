@@ -184,6 +184,28 @@ def test_no_character_is_lost_at_a_border(tokenizer, start: str) -> None:
     assert text.strip() == f"one:{start}two{start}threeyes", decoded
 
 
+def test_what_others_left_set_in_a_tokenizer_changes_nothing() -> None:
+    """Padding and truncation of one call stay set in the tokenizer's core."""
+    tokenizer = families.tokenizer()
+    template = Template(tokenizer, CHATML)
+    pieces = template.pieces(QUESTION, ANSWER)
+    wanted = template.ids(pieces)
+    tokenizer(["a", "a much longer text"], padding="max_length", truncation=True, max_length=3)
+    assert tokenizer.backend_tokenizer.padding
+    assert template.ids(pieces) == wanted
+
+
+def test_a_tokenizer_that_does_more_than_its_core_is_asked_itself() -> None:
+    class Louder(type(BYTE)):
+        def _encode_plus(self, text, *args, **kwargs):
+            return super()._encode_plus(text + "!", *args, **kwargs)
+
+    tokenizer = copy.deepcopy(BYTE)
+    tokenizer.__class__ = Louder
+    parts = Template(tokenizer, CHATML).ids([Piece("yes", True)])
+    assert BYTE.decode(flat(parts)) == "yes!"
+
+
 def test_a_space_at_the_end_of_the_prompt_goes_to_the_answer() -> None:
     parts = Template(BYTE, CHATML).ids([Piece("Answer: ", False), Piece("yes", True)])
     assert [BYTE.decode(ids) for ids, _ in parts] == ["Answer:", " yes"]
