@@ -56,7 +56,7 @@ variables (c) takes 756 MiB in place of 1,256, at 1.39 times the time of a row (
 More than half of a step of (c) is matrix products, at all that two cores have (170 GFLOP/s), and nearly a third is
 torch's attention. A prompt that is computed once and a reference that is known leave 2.4 times less to compute than
 ms-swift has, whose output head skips the prompt as well; the rest of the ratio is what else a step does.
-`--torch_compile true` is no help here: it was still compiling after 330 s, where the first step otherwise ends after 12.
+`--torch_compile true` is no help here: it still compiled after 330 s, where the first step otherwise ends after 12.
 
 ## Before the first step
 
