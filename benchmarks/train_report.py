@@ -48,30 +48,30 @@ libraries of torch, 195 the weights, 300 a layer that is recomputed and differen
 between blocks: glibc keeps what is freed, and what a layer keeps for the backward pass comes to lie in the gaps.
 `MALLOC_MMAP_THRESHOLD_=2097152 THP_MEM_ALLOC_ENABLE=1` in the environment of the command gives every large block pages
 of its own: 1,047 MiB, at 1.19 times the time of a row (swiftlike alone, 3 windows each, one after the other). That is
-why it is not the default. On a card none of this applies. (b) and (c) lose memory in the same way: with those two
-variables (c) takes 756 MiB in place of 1,256, at 1.39 times the time of a row (the same way of measuring).
+why it is not the default. On a card none of this applies. With those two variables (c) takes
+756 MiB in place of 1,256, at 1.39 times the time of a row (the same way of measuring). (b) was not looked into.
 
 ## What limits (c) on a CPU
 
 More than half of a step of (c) is matrix products, at all that two cores have (170 GFLOP/s), and nearly a third is
 torch's attention. A prompt that is computed once and a reference that is known leave 2.4 times less to compute than
 ms-swift has, whose output head skips the prompt as well; the rest of the ratio is what else a step does.
-`--torch_compile true` is no help here: it still compiled after 330 s, where the first step otherwise ends after 12.
 
 ## Before the first step
 
 A tiny Llama's first step ends 4.48 s after the command, and TRL's after 4.98 s (`benchmarks/first_step.py`, seven runs
-in turns): 0.90 times its time, where 0.7 was wanted. Of the imports (`-X importtime`), 44 % are torch's own, 11 %
-transformers', 11 % peft's and 6 % ours. Parts that neither tool asks for come with them: transformers' attention masks
-import torch._dynamo (11 %), and torch's sharded tensors sympy (6 %). What is ours is less than the missing share.
+in turns): 0.90 times its time, where 0.7 was wanted. Of the time that such a run spends in imports (once, with Python's
+`-X importtime`, which slows them), 44 % are torch's own modules, 11 % transformers', 11 % peft's and 6 % ours; within
+these, torch._dynamo, which transformers' attention masks import, is 11 %, and sympy, which torch brings, 6 %. How the
+time after the imports divides has not been measured.
 
 ## From files to tokens
 
 `benchmarks/data_path.py`, pairs of 250 words, two cores, beside what TRL does with them (datasets.map, which does not
 check rows): 100,000 rows take 82.9 s at the first start against 79.1 s, with 886 MB of private memory against 1,556,
 and 7.3 s at the second against 8.1 s. One million rows take 707 s at the first start, with 1,293 MB in three processes
-(565 in the first of them, which has 276 without rows), and 11.1 s with 391 MB at the second. Three quarters of the time
-is the tokenizer's own.
+(565 in the first of them, which has 276 without rows), and 11.1 s with 391 MB at the second; no peer was run on these.
+In a profile, more than half of what is done for a row is inside the tokenizer.
 """
 
 

@@ -87,10 +87,7 @@ class TrainArgs:
             "zero3-offload": "zero3_offload",
         },
     )
-    fsdp: str | None = arg(
-        None,
-        "shard the model over cards: fsdp2 (full_shard), shard_grad_op, either with offload",
-    )
+    fsdp: str | None = arg(None, "shard the model over cards: fsdp2 (full_shard), shard_grad_op, either with offload")
     ddp_timeout: int = arg(1800, "seconds a process waits for the others", ge=1)
     layout: Literal["auto", "shared", "split"] = arg(
         "auto", "shared: a prompt is computed once for all its completions; split: once for each"
